@@ -69,12 +69,8 @@ CREATE TABLE stripe_events (
     customer_id text,
     subscription_id text,
     account_id uuid,
-    named_account_id uuid,
     payload jsonb NOT NULL
 );
-
-COMMENT ON COLUMN stripe_events.named_account_id IS
-    'account that the event itself names (client_reference_id or metadata.account_id), which may not exist yet';
 
 CREATE INDEX stripe_events_received_at_idx ON stripe_events (received_at, id);
 CREATE INDEX stripe_events_subscription_id_idx ON stripe_events (subscription_id) WHERE subscription_id IS NOT NULL;
@@ -84,7 +80,10 @@ CREATE INDEX stripe_events_account_id_idx ON stripe_events (account_id) WHERE ac
 -- Parked events are few; these answer "is anything waiting for this customer, subscription or account?".
 CREATE INDEX stripe_events_parked_customer_idx ON stripe_events (customer_id) WHERE outcome = 'parked';
 CREATE INDEX stripe_events_parked_subscription_idx ON stripe_events (subscription_id) WHERE outcome = 'parked';
-CREATE INDEX stripe_events_parked_account_idx ON stripe_events (named_account_id) WHERE outcome = 'parked';
+CREATE INDEX stripe_events_parked_reference_idx
+    ON stripe_events (lower(payload #>> '{data,object,client_reference_id}')) WHERE outcome = 'parked';
+CREATE INDEX stripe_events_parked_metadata_idx
+    ON stripe_events (lower(payload #>> '{data,object,metadata,account_id}')) WHERE outcome = 'parked';
 
 -- Every failed attempt, written after the rollback of what it tried. No foreign key: the event has no row then.
 CREATE TABLE event_failures (

@@ -1,0 +1,93 @@
+//! The server as a whole: built, then run until it is told to stop.
+
+use std::net::{SocketAddr, TcpListener};
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use anyhow::{Context, Result};
+use tokio::runtime::Handle;
+
+use crate::config::Config;
+use crate::db::connect::Target;
+use crate::db::{migrations, pool};
+use crate::http::{self, State};
+use crate::service::{Parts, Service};
+
+/// The most that requests under way get to finish once the server is told to stop, in seconds.
+const STOP_LIMIT_SECS: u64 = 30;
+
+/// A server that is bound to its address.
+pub struct Application {
+    server: Server,
+    address: SocketAddr,
+}
+
+impl std::fmt::Debug for Application {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Application").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Application {
+    /// Migrates the database and binds the address. All database work will run on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// Where the database is out of reach, a migration fails, or the address is taken.
+    pub async fn build(config: Config, database: Target) -> Result<Self> {
+        let ran = migrations::run(&database).await?;
+        if !ran.is_empty() {
+            log::info!("ran migrations: {}", ran.join(", "));
+        }
+        let service = Service::new(Parts {
+            pool: pool::build(database, config.pool_size, config.pool_timeout),
+            stripe: config.stripe,
+            plans: config.plans,
+            entitled_statuses: config.entitled_statuses,
+            runtime: Handle::current(),
+        });
+        let state = Data::new(State {
+            service,
+            webhook_secrets: config.webhook_secrets,
+            tolerance_secs: config.tolerance_secs,
+            admin_token: config.admin_token,
+            body_limit: config.body_limit,
+            body_timeout: config.body_timeout,
+        });
+        let listener = TcpListener::bind(config.bind_addr)
+            .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
+        let address = listener.local_addr()?;
+        let server = HttpServer::new(move || {
+            App::new().app_data(state.clone()).wrap(from_fn(http::assign)).configure(http::routes)
+        })
+        .on_connect(http::remember_socket)
+        .disable_signals()
+        .shutdown_timeout(STOP_LIMIT_SECS)
+        .listen(listener)?
+        .run();
+        Ok(Self { server, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The port on which it listens.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Serves until `stop` ends; then takes no more connections and finishes what is under way.
+    ///
+    /// # Errors
+    /// Where the server itself fails.
+    pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let handle = self.server.handle();
+        let server = tokio::spawn(self.server);
+        stop.await;
+        handle.stop(true).await;
+        server.await.context("the server died")?.context("the server failed")
+    }
+}

@@ -1,0 +1,125 @@
+//! Queries over `accounts` and `account_customers`.
+
+use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Bool, Nullable, Text, Uuid as SqlUuid};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+use super::Conn;
+use super::schema::{account_customers, accounts};
+
+/// A row of `accounts`.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = accounts)]
+#[allow(missing_docs, reason = "the columns of contract and migration")]
+pub struct Row {
+    pub id: Uuid,
+    pub name: String,
+    pub stripe_customer_id: Option<String>,
+    pub local_plan: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Where an event belongs, by what it refers to. Each is the account that the reference leads to, if there is one.
+#[derive(Debug, QueryableByName)]
+pub struct Place {
+    /// The account of the subscription's row.
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    pub by_subscription: Option<Uuid>,
+    /// The account to which the customer is linked.
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    pub by_customer: Option<Uuid>,
+    /// The account that the object names.
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    pub by_name: Option<Uuid>,
+    /// Whether a parked event waits for the customer or the subscription.
+    #[diesel(sql_type = Bool)]
+    pub has_waiting: bool,
+}
+
+/// Looks up where an event belongs. `named` are account ids in the order in which they count.
+pub async fn place(
+    conn: &mut Conn,
+    subscription: Option<&str>,
+    customer: Option<&str>,
+    named: &[Uuid],
+) -> QueryResult<Place> {
+    diesel::sql_query(
+        "SELECT (SELECT account_id FROM subscriptions WHERE stripe_subscription_id = $1) AS by_subscription,
+                COALESCE((SELECT id FROM accounts WHERE stripe_customer_id = $2),
+                         (SELECT account_id FROM account_customers WHERE stripe_customer_id = $2)) AS by_customer,
+                (SELECT id FROM accounts WHERE id = ANY($3) ORDER BY array_position($3, id) LIMIT 1) AS by_name,
+                EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = $2)
+                OR EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = $1) AS has_waiting",
+    )
+    .bind::<Nullable<Text>, _>(subscription)
+    .bind::<Nullable<Text>, _>(customer)
+    .bind::<Array<SqlUuid>, _>(named)
+    .get_result(conn)
+    .await
+}
+
+/// Inserts an account.
+pub async fn insert(conn: &mut Conn, id: Uuid, name: &str) -> QueryResult<usize> {
+    diesel::insert_into(accounts::table).values((accounts::id.eq(id), accounts::name.eq(name))).execute(conn).await
+}
+
+/// The account with this id.
+pub async fn find(conn: &mut Conn, id: Uuid) -> QueryResult<Option<Row>> {
+    accounts::table.find(id).select(Row::as_select()).first(conn).await.optional()
+}
+
+/// The account with this id, locked until the transaction ends. Rows that refer to it can still be inserted.
+pub async fn lock(conn: &mut Conn, id: Uuid) -> QueryResult<Option<Row>> {
+    accounts::table.find(id).select(Row::as_select()).for_no_key_update().first(conn).await.optional()
+}
+
+/// Renames an account.
+pub async fn set_name(conn: &mut Conn, id: Uuid, name: &str) -> QueryResult<usize> {
+    diesel::update(accounts::table.find(id))
+        .set((accounts::name.eq(name), accounts::updated_at.eq(diesel::dsl::now)))
+        .execute(conn)
+        .await
+}
+
+/// Sets, or with `None` takes away, the customer that stands in the account itself.
+pub async fn set_customer(conn: &mut Conn, id: Uuid, customer: Option<&str>) -> QueryResult<usize> {
+    diesel::update(accounts::table.find(id))
+        .set((accounts::stripe_customer_id.eq(customer), accounts::updated_at.eq(diesel::dsl::now)))
+        .execute(conn)
+        .await
+}
+
+/// Keeps the plan of a local subscription that was taken over.
+pub async fn set_local_plan(conn: &mut Conn, id: Uuid, plan: &str) -> QueryResult<usize> {
+    diesel::update(accounts::table.find(id))
+        .set((accounts::local_plan.eq(plan), accounts::updated_at.eq(diesel::dsl::now)))
+        .execute(conn)
+        .await
+}
+
+/// The customers beyond the one that stands in the account itself, oldest link first.
+pub async fn further_customers(conn: &mut Conn, id: Uuid) -> QueryResult<Vec<String>> {
+    account_customers::table
+        .filter(account_customers::account_id.eq(id))
+        .order((account_customers::created_at, account_customers::stripe_customer_id))
+        .select(account_customers::stripe_customer_id)
+        .load(conn)
+        .await
+}
+
+/// Links a further customer.
+pub async fn insert_further_customer(conn: &mut Conn, id: Uuid, customer: &str) -> QueryResult<usize> {
+    diesel::insert_into(account_customers::table)
+        .values((account_customers::stripe_customer_id.eq(customer), account_customers::account_id.eq(id)))
+        .execute(conn)
+        .await
+}
+
+/// Takes a customer out of the further ones.
+pub async fn delete_further_customer(conn: &mut Conn, customer: &str) -> QueryResult<usize> {
+    diesel::delete(account_customers::table.find(customer)).execute(conn).await
+}

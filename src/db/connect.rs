@@ -1,0 +1,172 @@
+//! `DATABASE_URL` and what is done with it: parsing, TLS, and the session settings of every connection.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use diesel::result::{ConnectionError, ConnectionResult};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::tls::{self, Verification};
+
+/// Bounds on every session, so that nothing that hangs holds a connection, a lock or a transaction for long.
+const SESSION_SETTINGS: &str = "
+    SET statement_timeout = '10s';
+    SET lock_timeout = '5s';
+    SET idle_in_transaction_session_timeout = '10s'";
+
+/// Lets the server notice within a tenth of a second that we have gone while a statement waits. Not every platform
+/// that PostgreSQL runs on can do that.
+const NOTICE_A_GONE_CLIENT: &str = "SET client_connection_check_interval = '100ms'";
+
+/// How to reach the database: a parsed `DATABASE_URL`.
+#[derive(Clone)]
+pub struct Target {
+    config: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Its own `Debug` hides the password.
+        self.config.fmt(f)
+    }
+}
+
+impl Target {
+    /// Parses a `postgres://` URL: several hosts, `target_session_attrs`, and `sslmode` up to `verify-full` with
+    /// `sslrootcert` mean what they mean to libpq.
+    ///
+    /// # Errors
+    /// Where it cannot be parsed; the error never shows the URL, which may hold a password.
+    pub fn parse(url: &str) -> Result<Self> {
+        ensure!(
+            url.starts_with("postgres://") || url.starts_with("postgresql://"),
+            "it does not start with postgres://"
+        );
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let mut ssl_mode = "prefer".to_owned();
+        let mut root_file = None;
+        let mut kept = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "sslmode" => ssl_mode = decoded(value)?,
+                "sslrootcert" => root_file = Some(decoded(value)?),
+                _ => kept.push(pair),
+            }
+        }
+        let mut config: tokio_postgres::Config =
+            format!("{base}?{}", kept.join("&")).parse().map_err(without_secrets)?;
+        let (mode, verification) = ssl(&ssl_mode, root_file.is_some())?;
+        config.ssl_mode(mode);
+        fill_in(&mut config);
+        let tls = MakeRustlsConnect::new(tls::client_config(verification, root_file.as_deref())?);
+        Ok(Self { config, tls })
+    }
+
+    /// Opens a connection and puts its session in order.
+    ///
+    /// # Errors
+    /// Where no host can be reached, or refuses.
+    pub async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+        let mut conn = self.connect_unbounded().await?;
+        conn.batch_execute(SESSION_SETTINGS).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+        if let Err(error) = conn.batch_execute(NOTICE_A_GONE_CLIENT).await {
+            log::debug!("client_connection_check_interval cannot be set: {error}");
+        }
+        Ok(conn)
+    }
+
+    /// Opens a connection without time limits, for migrations: building an index may take long.
+    ///
+    /// # Errors
+    /// Where no host can be reached, or refuses.
+    pub async fn connect_unbounded(&self) -> ConnectionResult<AsyncPgConnection> {
+        let (client, connection) = self
+            .config
+            .connect(self.tls.clone())
+            .await
+            .map_err(|error| ConnectionError::BadConnection(chain(&error)))?;
+        AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    }
+}
+
+/// An error with its causes, in one line: tokio-postgres's own words alone are "error connecting to server".
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn decoded(value: &str) -> Result<String> {
+    let decoded = url::form_urlencoded::parse(format!("v={value}").as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .context("an option cannot be decoded")?;
+    Ok(decoded)
+}
+
+fn without_secrets(error: tokio_postgres::Error) -> anyhow::Error {
+    anyhow::anyhow!(chain(&error))
+}
+
+fn ssl(mode: &str, has_root_file: bool) -> Result<(SslMode, Verification)> {
+    Ok(match mode {
+        "disable" => (SslMode::Disable, Verification::None),
+        "allow" | "prefer" => (SslMode::Prefer, Verification::None),
+        // "If a root CA file exists, the behavior of sslmode=require will be the same as that of verify-ca."
+        "require" if has_root_file => (SslMode::Require, Verification::Chain),
+        "require" => (SslMode::Require, Verification::None),
+        "verify-ca" => (SslMode::Require, Verification::Chain),
+        "verify-full" => (SslMode::Require, Verification::ChainAndName),
+        _ => bail!("sslmode is none of disable, allow, prefer, require, verify-ca, verify-full"),
+    })
+}
+
+/// What the URL leaves open and must not stay open: a host that is gone is to be noticed within seconds.
+fn fill_in(config: &mut tokio_postgres::Config) {
+    if config.get_application_name().is_none() {
+        config.application_name("subledger");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(Duration::from_secs(2));
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(Duration::from_secs(10));
+    }
+    config.keepalives_idle(Duration::from_secs(15));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_with_every_option_that_libpq_knows_for_tls() {
+        for url in [
+            "postgres://u:p@localhost/db",
+            "postgresql://u@h1:5432,h2:5433/db?target_session_attrs=read-write&sslmode=verify-full",
+            "postgres://u@%2Frun%2Fpg/db?sslmode=disable",
+            "postgres:///db?host=/run/pg&user=u",
+            "postgres://u@h/db?sslmode=require&connect_timeout=3",
+        ] {
+            assert!(Target::parse(url).is_ok(), "{url}: {:?}", Target::parse(url).err());
+        }
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_without_showing_the_password() {
+        for url in [
+            "mysql://u:hunter2@h/db",
+            "postgres://u:hunter2@h:port/db",
+            "postgres://u:hunter2@h/db?sslmode=maybe",
+            "postgres://u:hunter2@h/db?nonsense=1",
+            "postgres://u:hunter2@h/db?sslmode=verify-ca&sslrootcert=/nonexistent.pem",
+        ] {
+            let error = format!("{:#} {0:?}", Target::parse(url).expect_err(url));
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let shown = format!("{:?}", Target::parse("postgres://u:hunter2@h/db").unwrap());
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,120 @@
+//! Queries over `stripe_events`, the idempotency rows.
+
+use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Bool, Text};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+use super::Conn;
+use super::raw_json::RawJson;
+use super::schema::stripe_events as table;
+use crate::stripe::Event;
+
+/// The constraint whose violation by [`insert`] means that the event is recorded already.
+pub const PRIMARY_KEY: &str = "stripe_events_pkey";
+
+/// A recorded event, without its payload.
+#[derive(Clone, Debug, Queryable, Selectable)]
+#[diesel(table_name = table)]
+#[allow(missing_docs, reason = "the columns of contract and migration")]
+pub struct Row {
+    pub id: String,
+    pub type_: String,
+    pub outcome: String,
+    pub api_version: Option<String>,
+    pub livemode: bool,
+    pub connect_account: Option<String>,
+    pub created: Option<DateTime<Utc>>,
+    pub received_at: DateTime<Utc>,
+    pub customer_id: Option<String>,
+    pub subscription_id: Option<String>,
+    pub account_id: Option<Uuid>,
+}
+
+/// Inserts the idempotency row; a unique violation of [`PRIMARY_KEY`] means that it is there already.
+///
+/// Waits for a transaction that is inserting the same id until that one commits or rolls back.
+pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResult<usize> {
+    diesel::insert_into(table::table)
+        .values((
+            table::id.eq(&event.id),
+            table::type_.eq(&event.event_type),
+            table::outcome.eq(outcome),
+            table::api_version.eq(&event.api_version),
+            table::livemode.eq(event.livemode),
+            table::connect_account.eq(&event.connect_account),
+            table::created.eq(event.created),
+            table::customer_id.eq(&event.customer_id),
+            table::subscription_id.eq(&event.subscription_id),
+            table::payload.eq(RawJson(&event.payload)),
+        ))
+        .execute(conn)
+        .await
+}
+
+/// Sets what became of an event. The number of rows is 1, or the event is not there.
+pub async fn set_outcome(conn: &mut Conn, id: &str, outcome: &str, account_id: Option<Uuid>) -> QueryResult<usize> {
+    diesel::update(table::table.find(id))
+        .set((table::outcome.eq(outcome), table::account_id.eq(account_id)))
+        .execute(conn)
+        .await
+}
+
+/// The event with this id, and its payload as JSON text.
+pub async fn find(conn: &mut Conn, id: &str) -> QueryResult<Option<(Row, String)>> {
+    table::table.find(id).select((Row::as_select(), sql::<Text>("payload::text"))).first(conn).await.optional()
+}
+
+/// Locks an event that is parked and returns its payload as JSON text; `None` where it is parked no longer.
+pub async fn lock_parked(conn: &mut Conn, id: &str) -> QueryResult<Option<String>> {
+    table::table
+        .find(id)
+        .filter(table::outcome.eq("parked"))
+        .select(sql::<Text>("payload::text"))
+        .for_update()
+        .first(conn)
+        .await
+        .optional()
+}
+
+/// The parked events that wait for one of these, in the order in which they are to be applied: by Stripe's time, and
+/// invoices last, since they need their subscription's row.
+pub async fn waiting_for(
+    conn: &mut Conn,
+    customers: &[&str],
+    subscriptions: &[&str],
+    accounts: &[String],
+) -> QueryResult<Vec<String>> {
+    let named = sql::<Bool>("lower(payload #>> '{data,object,client_reference_id}') = ANY(")
+        .bind::<Array<Text>, _>(accounts)
+        .sql(") OR lower(payload #>> '{data,object,metadata,account_id}') = ANY(")
+        .bind::<Array<Text>, _>(accounts)
+        .sql(")");
+    table::table
+        .filter(table::outcome.eq("parked"))
+        .filter(
+            table::customer_id
+                .eq_any(customers)
+                .or(table::subscription_id.eq_any(subscriptions))
+                .assume_not_null()
+                .or(named),
+        )
+        .order((sql::<Bool>("type LIKE 'invoice.%'"), table::created, table::received_at, table::id))
+        .select(table::id)
+        .load(conn)
+        .await
+}
+
+/// The events of one second that show one subscription, as JSON text.
+pub async fn of_one_second(conn: &mut Conn, subscription_id: &str, created: DateTime<Utc>) -> QueryResult<Vec<String>> {
+    table::table
+        .filter(table::subscription_id.eq(subscription_id).and(table::created.eq(created)))
+        .filter(table::type_.like("customer.subscription.%"))
+        .order(table::id)
+        .select(sql::<Text>("payload::text"))
+        .load(conn)
+        .await
+}

@@ -1,0 +1,27 @@
+//! Locks on names that may have no row yet.
+
+use diesel::QueryResult;
+use diesel::sql_types::{Array, BigInt};
+use diesel_async::RunQueryDsl;
+use sha2::{Digest, Sha256};
+
+use super::Conn;
+
+/// Waits for, and holds until the transaction ends, a lock on each of `names`.
+///
+/// Always taken in one order, so that two transactions that share names wait for each other instead of deadlocking.
+pub async fn hold(conn: &mut Conn, names: &[String]) -> QueryResult<()> {
+    let mut keys: Vec<i64> = names.iter().map(|name| key(name)).collect();
+    keys.sort_unstable();
+    diesel::sql_query("SELECT pg_advisory_xact_lock(key) FROM unnest($1) AS key")
+        .bind::<Array<BigInt>, _>(keys)
+        .execute(conn)
+        .await
+        .map(|_| ())
+}
+
+/// The lock's number. Two names with the same one merely wait for each other.
+fn key(name: &str) -> i64 {
+    let digest = Sha256::digest(name.as_bytes());
+    digest.iter().take(8).fold(0, |key, byte| (key << 8) | i64::from(*byte))
+}

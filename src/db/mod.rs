@@ -1,0 +1,18 @@
+//! The database: one query per function, each returning [`diesel::QueryResult`], and what connects to it.
+//! No business rule, and no transaction is opened here.
+
+pub mod accounts;
+pub mod connect;
+pub mod events;
+pub mod failures;
+pub mod locks;
+pub mod migrations;
+pub mod pool;
+pub mod raw_json;
+#[allow(missing_docs, reason = "generated")]
+pub mod schema;
+pub mod subscriptions;
+mod tls;
+
+/// One connection to PostgreSQL.
+pub type Conn = diesel_async::AsyncPgConnection;

@@ -1,0 +1,233 @@
+//! What one event does to rows. A handler takes `&mut Conn` and one event; it neither commits, nor calls the network,
+//! nor knows HTTP. Where it needs Stripe's word it says so and is run again, in a new transaction, with the answer.
+
+mod answers;
+mod checkout;
+mod invoice;
+mod parked;
+mod place;
+mod subscription;
+
+use diesel::QueryResult;
+use thiserror::Error;
+use uuid::Uuid;
+
+pub use answers::{Answers, Question};
+pub use parked::{Waiting, wake};
+pub use place::link_customer;
+
+use crate::db::{Conn, accounts, locks};
+use crate::stripe::{Checkout, Event, Invoice, PricePlans, SubscriptionError};
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The subscription now shows this event's state.
+    Applied,
+    /// A newer state was already there; nothing changed.
+    Stale,
+    /// A type that no handler wants.
+    Ignored,
+    /// The customer is linked to no account yet, or the invoice's subscription has no row yet.
+    Parked,
+}
+
+impl Outcome {
+    /// The word of the column `outcome` and of the webhook's answer.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Stale => "stale",
+            Self::Ignored => "ignored",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// Something that an admin should hear of once the transaction is committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Two states of one second could not be told apart, and the one that came last was taken.
+    UndecidedTie {
+        /// The event that was taken.
+        event_id: String,
+        /// The subscription.
+        subscription_id: String,
+    },
+    /// A checkout names another account than the one to which its customer or subscription belongs.
+    AccountConflict {
+        /// The checkout's event.
+        event_id: String,
+        /// Where it was projected.
+        belongs_to: Uuid,
+        /// What it names.
+        names: Uuid,
+    },
+    /// A parked event could be placed, but failed. It stays parked.
+    WokenFailed {
+        /// The parked event.
+        event_id: String,
+        /// Why.
+        error: String,
+    },
+    /// A parked event was applied.
+    Woken {
+        /// The event that was parked.
+        event_id: String,
+        /// Its type.
+        event_type: String,
+        /// What became of it.
+        outcome: Outcome,
+    },
+}
+
+/// What handling an event came to.
+#[derive(Clone, Debug)]
+pub struct Handled {
+    /// What became of the event.
+    pub outcome: Outcome,
+    /// The account that it concerns.
+    pub account_id: Option<Uuid>,
+    /// What to tell once it is committed.
+    pub notes: Vec<Note>,
+}
+
+/// Why an event could not be handled. The transaction is rolled back.
+#[derive(Debug, Error)]
+pub enum HandlerError {
+    /// A statement failed.
+    #[error("a statement failed")]
+    Database(#[from] diesel::result::Error),
+    /// Only Stripe knows. Not a failure: ask, and run the transaction again.
+    #[error("Stripe has to be asked")]
+    NeedsStripe(Question),
+    /// The subscription cannot be projected.
+    #[error("the event's subscription cannot be projected")]
+    Subscription(#[from] SubscriptionError),
+    /// Without its time an event cannot be ordered.
+    #[error("the event has no usable `created`")]
+    NoCreated,
+    /// A row that this transaction has just seen is gone.
+    #[error("{0} is gone")]
+    Gone(&'static str),
+}
+
+/// What handlers know beside the event and the rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Which price is which plan.
+    pub plans: &'a PricePlans,
+    /// What Stripe has been asked so far.
+    pub answers: &'a Answers,
+}
+
+/// What an event is about, for the handlers that want it.
+enum Concern<'a> {
+    Subscription,
+    Checkout(Checkout<'a>),
+    Invoice(Invoice<'a>),
+}
+
+impl<'a> Concern<'a> {
+    /// `None` where no handler wants the event.
+    fn of(event: &'a Event) -> Option<Self> {
+        if event.kind.shows_a_subscription() {
+            return Some(Self::Subscription);
+        }
+        if let Some(invoice) = Invoice::read(event) {
+            return event.subscription_id.is_some().then_some(Self::Invoice(invoice));
+        }
+        (event.kind == crate::stripe::Kind::Checkout)
+            .then(|| Checkout::read(event.object()))
+            .flatten()
+            .map(Self::Checkout)
+    }
+}
+
+/// Something that handles events. There is one, [`Handlers`]; a test may have others.
+pub trait Handle: Sync {
+    /// Handles an event whose idempotency row was inserted in this transaction.
+    ///
+    /// # Errors
+    /// [`HandlerError`]; the transaction is then rolled back.
+    fn handle(
+        &self,
+        conn: &mut Conn,
+        ctx: Context<'_>,
+        event: &Event,
+    ) -> impl Future<Output = Result<Handled, HandlerError>> + Send;
+}
+
+/// The handlers of every type that is handled.
+#[derive(Clone, Copy, Debug)]
+pub struct Handlers;
+
+impl Handle for Handlers {
+    async fn handle(&self, conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
+        dispatch(conn, ctx, event).await
+    }
+}
+
+async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
+    let Some(concern) = Concern::of(event) else {
+        return Ok(Handled { outcome: Outcome::Ignored, account_id: None, notes: Vec::new() });
+    };
+    hold_names(conn, event).await?;
+    let mut notes = Vec::new();
+    let place = look_up(conn, event).await?;
+    let account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
+    // The application may have linked the customer by SQL since these were parked; they come first, in their order.
+    let waiting = Waiting::of(event);
+    if account_id.is_some() && place.has_waiting {
+        wake(conn, ctx, waiting.clone(), &mut notes).await?;
+    }
+    let outcome = act(conn, ctx, event, &concern, account_id, &mut notes).await?;
+    if outcome == Outcome::Applied && place.has_waiting {
+        wake(conn, ctx, waiting, &mut notes).await?;
+    }
+    Ok(Handled { outcome, account_id: account_id.filter(|_| outcome != Outcome::Parked), notes })
+}
+
+/// Changes the rows that the event concerns, in an account that is settled.
+async fn act(
+    conn: &mut Conn,
+    ctx: Context<'_>,
+    event: &Event,
+    concern: &Concern<'_>,
+    account_id: Option<Uuid>,
+    notes: &mut Vec<Note>,
+) -> Result<Outcome, HandlerError> {
+    let Some(account_id) = account_id else {
+        return Ok(Outcome::Parked);
+    };
+    match concern {
+        Concern::Subscription => subscription::apply(conn, ctx, event, account_id, notes).await,
+        Concern::Checkout(checkout) => checkout::apply(conn, ctx, event, checkout, account_id, notes).await,
+        Concern::Invoice(invoice) => invoice::apply(conn, event, invoice).await,
+    }
+}
+
+async fn look_up(conn: &mut Conn, event: &Event) -> QueryResult<accounts::Place> {
+    accounts::place(conn, event.subscription_id.as_deref(), event.customer_id.as_deref(), &event.named_account_ids)
+        .await
+}
+
+/// Locks everything that the event names, rows or not: two first events of one subscription, or an event and the
+/// link that it needs, would otherwise each miss the other's uncommitted work.
+async fn hold_names(conn: &mut Conn, event: &Event) -> QueryResult<()> {
+    let mut names = Vec::new();
+    names.extend(event.customer_id.as_deref().map(customer_lock));
+    names.extend(event.subscription_id.as_ref().map(|id| format!("subscription {id}")));
+    names.extend(event.named_account_ids.iter().copied().map(account_lock));
+    locks::hold(conn, &names).await
+}
+
+/// The name to lock before a customer is linked.
+pub fn customer_lock(customer_id: &str) -> String {
+    format!("customer {customer_id}")
+}
+
+/// The name to lock before an account is created.
+pub fn account_lock(account_id: Uuid) -> String {
+    format!("account {account_id}")
+}

@@ -1,0 +1,124 @@
+//! One delivery of one event: the idempotency row and the change in one transaction.
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
+use super::transaction::{AttemptError, Work, WorkError};
+use super::{Service, ServiceError};
+use crate::db::{Conn, events, failures};
+use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome};
+use crate::stripe::Event;
+
+/// What a delivery came to. Whatever it is, it is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Recorded by this delivery.
+    First(Outcome),
+    /// Recorded before; nothing changed.
+    Duplicate,
+}
+
+/// The work of a delivery: insert the idempotency row, handle the event, record the outcome.
+struct Delivery<'a, H> {
+    event: &'a Event,
+    handler: &'a H,
+}
+
+impl<H: Handle> Work for Delivery<'_, H> {
+    type Output = (Recorded, Vec<Note>);
+
+    async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
+        // The outcome is not known yet; the last statement sets it.
+        match events::insert(conn, self.event, Outcome::Ignored.as_str()).await {
+            Err(error) if is_duplicate(&error) => {
+                return Err(WorkError::Done((Recorded::Duplicate, Vec::new())));
+            }
+            inserted => inserted?,
+        };
+        let handled = self.handler.handle(conn, ctx, self.event).await?;
+        // PostgreSQL answers COMMIT of a failed transaction with a rollback and no error. This statement fails in
+        // one, so that a handler that swallowed an error cannot make the event look applied.
+        match events::set_outcome(conn, &self.event.id, handled.outcome.as_str(), handled.account_id).await? {
+            1 => Ok((Recorded::First(handled.outcome), handled.notes)),
+            _ => Err(HandlerError::Gone("the idempotency row").into()),
+        }
+    }
+}
+
+/// Asked of the idempotency insert's error alone: a handler's own unique violation is a failure.
+fn is_duplicate(error: &DieselError) -> bool {
+    matches!(error, DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, information)
+        if information.constraint_name() == Some(events::PRIMARY_KEY))
+}
+
+impl Service {
+    /// Applies a delivered event once.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: nothing was committed but, where the database could take it, a row in `event_failures`.
+    pub async fn apply(&self, event: Event) -> Result<Recorded, ServiceError> {
+        self.apply_with(event, Handlers).await
+    }
+
+    /// [`Service::apply`] with other handlers than ours.
+    ///
+    /// # Errors
+    /// As [`Service::apply`].
+    pub async fn apply_with<H>(&self, event: Event, handler: H) -> Result<Recorded, ServiceError>
+    where
+        H: Handle + Send + 'static,
+    {
+        let service = self.clone();
+        self.on_runtime(async move {
+            let (recorded, notes) = match service.run(&Delivery { event: &event, handler: &handler }).await {
+                Ok(done) => done,
+                Err(error) => return Err(service.failed(&event, error).await),
+            };
+            tell(&notes);
+            Ok(recorded)
+        })
+        .await
+    }
+
+    /// Records a failed attempt, in a transaction of its own, and says how it failed.
+    pub(super) async fn failed(&self, event: &Event, error: AttemptError) -> ServiceError {
+        let is_out_of_reach = matches!(error, AttemptError::Pool(_));
+        let error = ServiceError::from(error);
+        if is_out_of_reach {
+            return error;
+        }
+        match self.record_failure(event, &error.chain()).await {
+            Ok(()) => error,
+            // A database that cannot even take this (read-only, full, shutting down) is not the event's fault.
+            Err(second) => {
+                log::error!("cannot record the failure of event {}: {:#}", event.id, anyhow::Error::from(second));
+                match error {
+                    ServiceError::Failed(cause) | ServiceError::Unavailable(cause) => ServiceError::Unavailable(cause),
+                }
+            }
+        }
+    }
+
+    async fn record_failure(&self, event: &Event, error: &str) -> Result<(), AttemptError> {
+        let mut conn = self.connection().await?;
+        failures::insert(&mut conn, event, error).await?;
+        Ok(())
+    }
+}
+
+/// Tells the admin what is now committed.
+pub(super) fn tell(notes: &[Note]) {
+    for note in notes {
+        match note {
+            Note::UndecidedTie { event_id, subscription_id } => log::warn!(
+                "event {event_id}: a state of {subscription_id} of the same second could be older or newer; took this one"
+            ),
+            Note::AccountConflict { event_id, belongs_to, names } => log::warn!(
+                "event {event_id}: conflict: the checkout names account {names}, but belongs to account {belongs_to}"
+            ),
+            Note::WokenFailed { event_id, error } => log::error!("parked event {event_id} failed: {error}"),
+            Note::Woken { event_id, event_type, outcome } => {
+                log::info!("parked event {event_id} {event_type}: {}", outcome.as_str());
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! How the service fails: either the event's own fault, or that of something out of reach.
+
+use thiserror::Error;
+
+use super::transaction::AttemptError;
+
+/// Nothing was committed. Both are worth a retry.
+#[derive(Debug, Error)]
+pub enum ServiceError {
+    /// The database or Stripe's API is out of reach, or too busy.
+    #[error("unavailable")]
+    Unavailable(#[source] anyhow::Error),
+    /// A handler or the commit failed.
+    #[error("failed")]
+    Failed(#[source] anyhow::Error),
+}
+
+impl ServiceError {
+    /// The whole chain of causes, for the log and the admin.
+    pub fn chain(&self) -> String {
+        match self {
+            Self::Unavailable(error) | Self::Failed(error) => format!("{error:#}"),
+        }
+    }
+}
+
+impl From<AttemptError> for ServiceError {
+    fn from(error: AttemptError) -> Self {
+        if error.is_unavailability() {
+            Self::Unavailable(anyhow::Error::from(error))
+        } else {
+            Self::Failed(anyhow::Error::from(error))
+        }
+    }
+}
+
+impl From<diesel::result::Error> for ServiceError {
+    fn from(error: diesel::result::Error) -> Self {
+        AttemptError::from(error).into()
+    }
+}

@@ -1,0 +1,79 @@
+//! The service layer: the only place that opens a transaction, and so the only one that can lose or keep an event.
+//! It knows nothing of HTTP.
+
+mod accounts;
+mod deliver;
+mod entitlement;
+mod error;
+mod read;
+mod replay;
+mod transaction;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+pub use accounts::{AccountChange, Customer, Linked, NewAccount};
+pub use deliver::Recorded;
+pub use entitlement::Entitlement;
+pub use error::ServiceError;
+pub use read::{AccountView, Attempted, DatabaseState, EventView};
+pub use replay::Replayed;
+
+use crate::db::pool::Pool;
+use crate::stripe::{PricePlans, api};
+
+/// What the service is made of; nothing here is read from the environment.
+#[derive(Debug)]
+pub struct Parts {
+    /// Connections to the database.
+    pub pool: Pool,
+    /// Stripe's API; `None` without a key, and then nothing calls out.
+    pub stripe: Option<api::Client>,
+    /// Which price is which plan.
+    pub plans: PricePlans,
+    /// The statuses that entitle an account.
+    pub entitled_statuses: Vec<String>,
+    /// The runtime on which all database work runs.
+    pub runtime: Handle,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Service {
+    parts: Arc<Parts>,
+}
+
+/// How long one attempt at a transaction may take, waiting for a connection included. Longer than the time limits of
+/// the session, which catch what the server itself can notice.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(20);
+
+impl Service {
+    /// A service of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// The pool, for its figures.
+    pub fn pool(&self) -> &Pool {
+        &self.parts.pool
+    }
+
+    /// Runs `task` on the runtime that owns the connections, since the workers of the HTTP server end before it.
+    /// Dropping the returned future aborts the task, and with it an open transaction and its connection.
+    async fn on_runtime<T, F>(&self, task: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    {
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(task, &self.parts.runtime);
+        match tasks.join_next().await {
+            Some(Ok(result)) => result,
+            Some(Err(error)) => Err(ServiceError::Failed(anyhow::Error::new(error).context("the task died"))),
+            None => Err(ServiceError::Failed(anyhow::anyhow!("the task vanished"))),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A Stripe event: the envelope, and to whom its object belongs. Made of verified bytes only.
+//!
+//! Source: <https://docs.stripe.com/api/events/object>.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::json;
+use crate::verify::Verified;
+
+/// What is to be done with an event, by its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `customer.subscription.created`.
+    SubscriptionCreated,
+    /// Any other event that shows a subscription as it then was.
+    SubscriptionChanged,
+    /// `customer.subscription.deleted`.
+    SubscriptionDeleted,
+    /// A checkout that was completed, or whose delayed payment came.
+    Checkout,
+    /// `invoice.paid`.
+    InvoicePaid,
+    /// `invoice.payment_failed`.
+    InvoicePaymentFailed,
+    /// Recorded and acknowledged.
+    Other,
+}
+
+impl Kind {
+    /// The kind of an event type (`event.type`, not the object's).
+    pub fn of(event_type: &str) -> Self {
+        match event_type {
+            "customer.subscription.created" => Self::SubscriptionCreated,
+            "customer.subscription.updated"
+            | "customer.subscription.paused"
+            | "customer.subscription.resumed"
+            | "customer.subscription.trial_will_end"
+            | "customer.subscription.pending_update_applied"
+            | "customer.subscription.pending_update_expired" => Self::SubscriptionChanged,
+            "customer.subscription.deleted" => Self::SubscriptionDeleted,
+            "checkout.session.completed" | "checkout.session.async_payment_succeeded" => Self::Checkout,
+            "invoice.paid" => Self::InvoicePaid,
+            "invoice.payment_failed" => Self::InvoicePaymentFailed,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether the event's object is a subscription.
+    pub fn shows_a_subscription(self) -> bool {
+        matches!(self, Self::SubscriptionCreated | Self::SubscriptionChanged | Self::SubscriptionDeleted)
+    }
+}
+
+/// Verified bytes that are no event.
+#[derive(Debug, Error)]
+pub enum InvalidPayload {
+    /// Not JSON, or nested more than 127 levels deep.
+    #[error("the payload is not JSON: {0}")]
+    NotJson(String),
+    /// JSON, but no event.
+    #[error("the payload is not a Stripe event: `{0}` is absent or not a string of 1 to 255 bytes")]
+    NotAnEvent(&'static str),
+}
+
+/// An event as Stripe sent it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// `evt_…`, the idempotency key.
+    pub id: String,
+    /// For example `customer.subscription.updated`; also a type that nobody knows yet.
+    pub event_type: String,
+    /// What is to be done with it.
+    pub kind: Kind,
+    /// Stripe's time, in whole seconds. Absent where it was absent or no time.
+    pub created: Option<DateTime<Utc>>,
+    /// The API version that the payload's shape follows.
+    pub api_version: Option<String>,
+    /// Whether it is about real money.
+    pub livemode: bool,
+    /// `acct_…` of the connected account that it is about.
+    pub connect_account: Option<String>,
+    /// `cus_…` of the object.
+    pub customer_id: Option<String>,
+    /// `sub_…` that the object is or belongs to.
+    pub subscription_id: Option<String>,
+    /// The accounts of ours that the object itself names, the one that counts first; whether or not they exist.
+    pub named_account_ids: Vec<Uuid>,
+    /// The whole event as JSON text, with what `jsonb` cannot hold replaced.
+    pub payload: String,
+    body: Value,
+}
+
+impl Event {
+    /// Reads an event.
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] where the bytes are not JSON, or have no `id` or no `type`.
+    pub fn parse(verified: &Verified) -> Result<Self, InvalidPayload> {
+        let text = std::str::from_utf8(verified.bytes()).map_err(|error| InvalidPayload::NotJson(error.to_string()))?;
+        let payload = json::fit_for_jsonb(text);
+        let body: Value = serde_json::from_str(&payload).map_err(|error| InvalidPayload::NotJson(error.to_string()))?;
+        let required = |name| json::id(body.get(name).filter(|value| value.is_string())).map(str::to_owned);
+        let id = required("id").ok_or(InvalidPayload::NotAnEvent("id"))?;
+        let event_type = required("type").ok_or(InvalidPayload::NotAnEvent("type"))?;
+        let object = body.pointer("/data/object").filter(|object| json::id(Some(object)).is_some());
+        // A thin event (v2) carries no object, and its types are not those of the classic ones.
+        let is_thin = body.get("object").and_then(Value::as_str) == Some("v2.core.event");
+        let kind = if object.is_none() || is_thin { Kind::Other } else { Kind::of(&event_type) };
+        Ok(Self {
+            kind,
+            created: created(&body),
+            api_version: json::text(body.get("api_version")).map(str::to_owned),
+            livemode: body.get("livemode").and_then(Value::as_bool) == Some(true),
+            connect_account: json::id(body.get("account")).map(str::to_owned),
+            customer_id: object.and_then(|object| customer_id(&event_type, object)).map(str::to_owned),
+            subscription_id: object.and_then(|object| subscription_id(kind, object)).map(str::to_owned),
+            named_account_ids: object.map(|object| named_account_ids(kind, object)).unwrap_or_default(),
+            id,
+            event_type,
+            payload,
+            body,
+        })
+    }
+
+    /// The event's object: a subscription, a checkout session, an invoice, …
+    pub fn object(&self) -> &Value {
+        self.body.pointer("/data/object").unwrap_or(&Value::Null)
+    }
+
+    /// The former values of what an `updated` event changed.
+    pub fn previous_attributes(&self) -> Option<&Value> {
+        self.body.pointer("/data/previous_attributes").filter(|value| value.is_object())
+    }
+}
+
+/// Unix seconds, or RFC 3339 in a thin event.
+fn created(body: &Value) -> Option<DateTime<Utc>> {
+    let created = body.get("created");
+    json::time(created).or_else(|| created?.as_str()?.parse().ok())
+}
+
+fn customer_id<'a>(event_type: &str, object: &'a Value) -> Option<&'a str> {
+    let is_a_customer = object.get("object").and_then(Value::as_str) == Some("customer")
+        || matches!(event_type, "customer.created" | "customer.updated" | "customer.deleted");
+    if is_a_customer { json::id(Some(object)) } else { json::id(object.get("customer")) }
+}
+
+fn subscription_id(kind: Kind, object: &Value) -> Option<&str> {
+    if kind.shows_a_subscription() || object.get("object").and_then(Value::as_str) == Some("subscription") {
+        return json::id(Some(object));
+    }
+    // Since 2025-03-31 an invoice names it in its parent.
+    json::id(object.get("subscription"))
+        .or_else(|| json::id(object.pointer("/parent/subscription_details/subscription")))
+}
+
+fn named_account_ids(kind: Kind, object: &Value) -> Vec<Uuid> {
+    let reference = (kind == Kind::Checkout).then(|| object.get("client_reference_id")).flatten();
+    let metadata = (kind == Kind::Checkout || kind.shows_a_subscription())
+        .then(|| object.pointer("/metadata/account_id"))
+        .flatten();
+    [reference, metadata].into_iter().filter_map(json::uuid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Event, InvalidPayload> {
+        Event::parse(&Verified::from_own_tables(text.to_owned()))
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused() {
+        let deep = format!(r#"{{"id":"evt_1","type":"x","data":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+        for text in ["", "nonsense", "[]", "null", "7", r#"{"id":"evt_1"}"#, r#"{"type":"x"}"#, &deep] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        for id in [r#""""#, "7", "null", r#"{"id":"evt_1"}"#, &format!(r#""{}""#, "x".repeat(256))] {
+            assert!(parse(&format!(r#"{{"id":{id},"type":"x"}}"#)).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_an_object_id_or_a_thin_one_is_for_no_handler() {
+        let typed =
+            |rest: &str| parse(&format!(r#"{{"id":"evt_1","type":"customer.subscription.updated"{rest}}}"#)).unwrap();
+        assert_eq!(typed("").kind, Kind::Other);
+        assert_eq!(typed(r#","data":{"object":{}}"#).kind, Kind::Other);
+        assert_eq!(typed(r#","data":{"object":{"id":"sub_1"}}"#).kind, Kind::SubscriptionChanged);
+        let thin =
+            typed(r#","object":"v2.core.event","created":"2025-01-02T03:04:05.678Z","data":{"object":{"id":"s"}}"#);
+        assert_eq!(thin.kind, Kind::Other);
+        assert_eq!(thin.created.unwrap().to_rfc3339(), "2025-01-02T03:04:05.678+00:00");
+    }
+
+    #[test]
+    fn references_are_found_in_every_shape() {
+        let of = |event_type: &str, object: &str| {
+            parse(&format!(r#"{{"id":"evt_1","type":"{event_type}","data":{{"object":{object}}}}}"#)).unwrap()
+        };
+        let invoice = of(
+            "invoice.paid",
+            r#"{"id":"in_1","customer":{"id":"cus_1"},"parent":{"subscription_details":{"subscription":"sub_1"}}}"#,
+        );
+        assert_eq!(
+            (invoice.customer_id.as_deref(), invoice.subscription_id.as_deref()),
+            (Some("cus_1"), Some("sub_1"))
+        );
+        let classic = of("invoice.paid", r#"{"id":"in_1","subscription":{"id":"sub_2"}}"#);
+        assert_eq!(classic.subscription_id.as_deref(), Some("sub_2"));
+        assert_eq!(of("customer.deleted", r#"{"id":"cus_3"}"#).customer_id.as_deref(), Some("cus_3"));
+        let account = "7f0c1c9e-55f4-4d5e-9d0b-0f3f3c7b8a11";
+        let session = of(
+            "checkout.session.completed",
+            &format!(r#"{{"id":"cs_1","client_reference_id":"user 7","metadata":{{"account_id":"{account}"}}}}"#),
+        );
+        assert_eq!(session.named_account_ids, [Uuid::parse_str(account).unwrap()]);
+    }
+}

@@ -1,0 +1,263 @@
+//! Projection: a subscription object of any API version → the columns of its row. Pure.
+//!
+//! Source: <https://docs.stripe.com/api/subscriptions/object>; since version 2025-03-31 the billing period stands on
+//! the items (<https://docs.stripe.com/changelog/basil/2025-03-31/deprecate-subscription-current-period-start-and-end>).
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use thiserror::Error;
+
+use super::json;
+
+/// Statuses that a subscription never leaves.
+/// Source: <https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>.
+const FINAL_STATUSES: [&str; 2] = ["canceled", "incomplete_expired"];
+
+/// Which price is which plan: `PRICE_PLANS`, price id → plan name.
+#[derive(Clone, Debug, Default)]
+pub struct PricePlans(HashMap<String, String>);
+
+impl PricePlans {
+    /// The plan that `price_id` is mapped to.
+    pub fn plan(&self, price_id: &str) -> Option<&str> {
+        self.0.get(price_id).map(String::as_str)
+    }
+}
+
+impl FromIterator<(String, String)> for PricePlans {
+    fn from_iter<T: IntoIterator<Item = (String, String)>>(pairs: T) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
+/// What a subscription object says. Absent, or out of a column's range, is `None`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subscription {
+    /// `sub_…`.
+    pub id: String,
+    /// Stripe's word as it is, also one that nobody knows yet.
+    pub status: String,
+    /// `cus_…`.
+    pub customer_id: Option<String>,
+    /// The plan item's price (before 2020: its plan).
+    pub price_id: Option<String>,
+    /// The name that `PRICE_PLANS` or the price's lookup key give the plan.
+    pub named_plan: Option<String>,
+    /// The plan item's quantity; a metered item has none.
+    pub seat_limit: Option<i32>,
+    /// Start of the current billing period.
+    pub current_period_start: Option<DateTime<Utc>>,
+    /// End of the current billing period.
+    pub current_period_end: Option<DateTime<Utc>>,
+    /// Whether it ends with the period.
+    pub cancel_at_period_end: bool,
+    /// When it will be canceled.
+    pub cancel_at: Option<DateTime<Utc>>,
+    /// When somebody asked for its end.
+    pub canceled_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// When the trial ends or ended.
+    pub trial_end: Option<DateTime<Utc>>,
+    /// Whether `pause_collection` is set.
+    pub paused_collection: bool,
+}
+
+/// A subscription object without what a row cannot do without.
+#[derive(Debug, Error)]
+pub enum SubscriptionError {
+    /// It has no `id`.
+    #[error("the subscription has no `id`")]
+    NoId,
+    /// It has no `status`.
+    #[error("the subscription has no `status`")]
+    NoStatus,
+}
+
+impl Subscription {
+    /// Projects a subscription object, as it stands in an event or comes from the API.
+    ///
+    /// # Errors
+    /// Where `id` or `status` is absent.
+    pub fn project(object: &Value, plans: &PricePlans) -> Result<Self, SubscriptionError> {
+        let items = Items::of(object);
+        let item = items.plan_item(plans);
+        let price = item.and_then(price);
+        let price_id = json::id(price);
+        // The whole pair from one place: a start from here with an end from there would be a period of nobody's.
+        let period = [Some(object), item].into_iter().flatten().chain(items.0.iter().copied()).find(|holder| {
+            json::time(holder.get("current_period_start")).or(json::time(holder.get("current_period_end"))).is_some()
+        });
+        let time = |name| json::time(object.get(name));
+        Ok(Self {
+            id: json::id(Some(object)).ok_or(SubscriptionError::NoId)?.to_owned(),
+            status: json::text(object.get("status")).ok_or(SubscriptionError::NoStatus)?.to_owned(),
+            customer_id: json::id(object.get("customer")).map(str::to_owned),
+            price_id: price_id.map(str::to_owned),
+            named_plan: price_id
+                .and_then(|id| plans.plan(id))
+                .or_else(|| json::text(price?.get("lookup_key")))
+                .map(str::to_owned),
+            seat_limit: item.and_then(seats),
+            current_period_start: json::time(period.and_then(|holder| holder.get("current_period_start"))),
+            current_period_end: json::time(period.and_then(|holder| holder.get("current_period_end"))),
+            cancel_at_period_end: object.get("cancel_at_period_end").and_then(Value::as_bool) == Some(true),
+            cancel_at: time("cancel_at"),
+            canceled_at: time("canceled_at"),
+            ended_at: time("ended_at"),
+            trial_end: time("trial_end"),
+            paused_collection: object.get("pause_collection").is_some_and(|pause| !pause.is_null()),
+        })
+    }
+
+    /// The same subscription as its deletion leaves it.
+    pub fn deleted(self) -> Self {
+        Self { status: "canceled".to_owned(), ..self }
+    }
+
+    /// Whether a subscription with this status never changes its status again.
+    pub fn is_final(status: &str) -> bool {
+        FINAL_STATUSES.contains(&status)
+    }
+}
+
+struct Items<'a>(Vec<&'a Value>);
+
+impl<'a> Items<'a> {
+    fn of(subscription: &'a Value) -> Self {
+        match subscription.pointer("/items/data").and_then(Value::as_array) {
+            Some(items) => Self(items.iter().collect()),
+            // The oldest shape has one plan and one quantity on the subscription itself.
+            None => Self(
+                subscription.get("plan").filter(|plan| !plan.is_null()).map(|_| subscription).into_iter().collect(),
+            ),
+        }
+    }
+
+    /// The item that names the plan: the first whose price is mapped, else the first.
+    fn plan_item(&self, plans: &PricePlans) -> Option<&'a Value> {
+        let is_mapped = |item: &&&Value| json::id(price(item)).and_then(|id| plans.plan(id)).is_some();
+        self.0.iter().find(is_mapped).or(self.0.first()).copied()
+    }
+}
+
+fn price(item: &Value) -> Option<&Value> {
+    let set = |name| item.get(name).filter(|value| !value.is_null());
+    set("price").or_else(|| set("plan"))
+}
+
+fn seats(item: &Value) -> Option<i32> {
+    let usage_type = price(item).and_then(|price| {
+        price.pointer("/recurring/usage_type").or_else(|| price.get("usage_type")).and_then(Value::as_str)
+    });
+    if usage_type == Some("metered") { None } else { json::integer(item.get("quantity")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn project(object: Value) -> Subscription {
+        let plans = [("price_pro".to_owned(), "pro".to_owned())].into_iter().collect();
+        Subscription::project(&object, &plans).unwrap()
+    }
+
+    fn with_items(items: Value) -> Subscription {
+        project(json!({"id": "sub_1", "status": "active", "items": {"data": items}}))
+    }
+
+    #[test]
+    fn the_plan_item_is_the_first_mapped_one_else_the_first() {
+        let two = with_items(json!([
+            {"price": {"id": "price_addon", "lookup_key": "addon"}, "quantity": 1, "current_period_end": 10},
+            {"price": {"id": "price_pro", "lookup_key": "other"}, "quantity": 7, "current_period_end": 20},
+        ]));
+        assert_eq!(two.price_id.as_deref(), Some("price_pro"));
+        assert_eq!(two.named_plan.as_deref(), Some("pro"));
+        assert_eq!(two.seat_limit, Some(7));
+        assert_eq!(two.current_period_end, DateTime::from_timestamp(20, 0));
+        let unmapped = with_items(json!([{"price": {"id": "price_a", "lookup_key": "team"}}, {"price": "price_b"}]));
+        assert_eq!(unmapped.named_plan.as_deref(), Some("team"));
+        assert_eq!(unmapped.seat_limit, None);
+    }
+
+    #[test]
+    fn prices_stand_as_ids_as_plans_or_on_the_subscription_itself() {
+        assert_eq!(with_items(json!([{"price": "price_x"}])).price_id.as_deref(), Some("price_x"));
+        assert_eq!(with_items(json!([{"plan": {"id": "gold"}, "price": null}])).price_id.as_deref(), Some("gold"));
+        let oldest = project(json!({"id": "sub_1", "status": "active", "plan": {"id": "gold"}, "quantity": 3}));
+        assert_eq!((oldest.price_id.as_deref(), oldest.seat_limit), (Some("gold"), Some(3)));
+    }
+
+    #[test]
+    fn what_is_absent_or_out_of_range_is_null() {
+        let none = with_items(json!([]));
+        assert_eq!(
+            (none.price_id, none.named_plan, none.seat_limit, none.current_period_start),
+            (None, None, None, None)
+        );
+        let metered =
+            with_items(json!([{"price": {"id": "p", "recurring": {"usage_type": "metered"}}, "quantity": 1}]));
+        assert_eq!(metered.seat_limit, None);
+        let huge = with_items(json!([{"price": "p", "quantity": 4_294_967_297_i64, "current_period_end": 1e30}]));
+        assert_eq!((huge.seat_limit, huge.current_period_end), (None, None));
+        assert!(Subscription::project(&json!({"id": "sub_1"}), &PricePlans::default()).is_err());
+        assert!(Subscription::project(&json!({"status": "active"}), &PricePlans::default()).is_err());
+    }
+
+    #[test]
+    fn a_paused_collection_and_an_unknown_status_are_kept() {
+        let paused = project(json!({"id": "s", "status": "hibernating", "pause_collection": {"behavior": "void"}}));
+        assert!(paused.paused_collection);
+        assert_eq!(paused.status, "hibernating");
+        assert!(!project(json!({"id": "s", "status": "active", "pause_collection": null})).paused_collection);
+        assert_eq!(paused.deleted().status, "canceled");
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z_]{0,12}".prop_map(Value::from),
+        ];
+        let name = prop_oneof![
+            Just("items"),
+            Just("data"),
+            Just("price"),
+            Just("plan"),
+            Just("quantity"),
+            Just("recurring"),
+            Just("id"),
+            Just("status"),
+            Just("usage_type"),
+            Just("current_period_end"),
+            Just("cancel_at"),
+            Just("customer"),
+        ];
+        leaf.prop_recursive(5, 64, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map(name.clone(), inner, 0..8)
+                    .prop_map(|map| map.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_shape_is_projected_without_wrapping(object in any_json(), quantity in any::<i64>()) {
+            if let Ok(subscription) = Subscription::project(&object, &PricePlans::default()) {
+                prop_assert_eq!(object.get("status").and_then(Value::as_str), Some(subscription.status.as_str()));
+            }
+            let seats = with_items(json!([{"price": "p", "quantity": quantity}])).seat_limit;
+            prop_assert_eq!(seats.map(i64::from), i32::try_from(quantity).is_ok().then_some(quantity));
+        }
+    }
+}
