@@ -11,13 +11,14 @@
 //! 7. [`db`] holds one query per function, the pool, and the migrations.
 //!
 //! Around them: [`config`] reads the environment, [`app`] starts and stops the server, [`commands`] are the jobs of
-//! the command line, [`postgres`] runs a private PostgreSQL where none is configured, [`logging`] writes the log.
+//! the command line, [`home`] is where a server with nothing configured keeps its things, [`postgres`] runs a private PostgreSQL where none is configured, [`logging`] writes the log.
 
 pub mod app;
 pub mod commands;
 pub mod config;
 pub mod db;
 pub mod handlers;
+pub mod home;
 pub mod http;
 pub mod logging;
 pub mod ordering;

@@ -1,1 +1,78 @@
-//! x
+//! The command line. Each command is a file; none of them writes to the database but through the service layer.
+
+mod migrate;
+mod send;
+mod serve;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use rustls::crypto::ring;
+
+use crate::config::{ConfigError, Options};
+use crate::logging;
+
+/// Keeps an application's subscription table exactly in step with Stripe.
+#[derive(Debug, Parser)]
+#[command(version, about, subcommand_precedence_over_arg = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Migrate, then serve (what `subledger` alone does)
+    Serve,
+    /// Run pending migrations; needs only DATABASE_URL
+    Migrate,
+    /// Sign a sample or your own event and post it
+    Send(send::Send),
+}
+
+/// What a command may end with: 0 done, 1 something failed, 2 usage.
+type Outcome = Result<(), anyhow::Error>;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nothing can be done about a terminal that takes no text.
+            error.print().ok();
+            return if is_asked_for { ExitCode::SUCCESS } else { ExitCode::from(2) };
+        }
+    };
+    let outcome = start_logging(&cli.options).and_then(|()| run(cli));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("subledger: {error:#}");
+            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn start_logging(options: &Options) -> Outcome {
+    let (format, filter) = options.logging()?;
+    logging::init(format, filter);
+    Ok(())
+}
+
+fn run(cli: Cli) -> Outcome {
+    // Fails where one is installed already, which then serves.
+    ring::default_provider().install_default().ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command.unwrap_or(Command::Serve) {
+            Command::Serve => serve::run(&cli.options).await,
+            Command::Migrate => migrate::run(&cli.options).await,
+            Command::Send(send) => send.run(&cli.options).await,
+        }
+    })
+}

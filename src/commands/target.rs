@@ -1,0 +1,54 @@
+//! Where the commands that talk to a running server find it, and with which secret they sign.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use reqwest::Url;
+
+use crate::config::Options;
+use crate::home::Home;
+use crate::http::WEBHOOK_PATH;
+use crate::secret::Secret;
+
+/// The webhook of a running server.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Target {
+    /// The webhook's URL [default: the webhook at BIND_ADDR]
+    #[arg(long, value_name = "URL")]
+    url: Option<Url>,
+}
+
+impl Target {
+    /// The webhook's URL.
+    pub(super) fn webhook(&self, options: &Options) -> Result<Url> {
+        match &self.url {
+            Some(url) => Ok(url.clone()),
+            None => Ok(format!("http://{}{WEBHOOK_PATH}", options.bind_addr()?).parse()?),
+        }
+    }
+
+    /// The server's own address, for its other routes.
+    pub(super) fn server(&self, options: &Options) -> Result<Url> {
+        Ok(self.webhook(options)?.join("/")?)
+    }
+}
+
+/// The first configured webhook secret, else the one that `serve` made up in this folder.
+pub(super) fn webhook_secret(options: &Options) -> Result<Secret> {
+    match options.webhook_secrets()?.into_iter().next() {
+        Some(secret) => Ok(secret),
+        None => Home::at(Path::new("."))
+            .webhook_secret()
+            .context("STRIPE_WEBHOOK_SECRET: it is needed to sign, since no server has made one up in this folder"),
+    }
+}
+
+/// The configured admin token, else the one that `serve` made up in this folder.
+pub(super) fn admin_token(options: &Options) -> Result<Secret> {
+    match options.admin_token() {
+        Some(token) => Ok(token),
+        None => Home::at(Path::new("."))
+            .admin_token()
+            .context("ADMIN_TOKEN: it is needed for this, since no server has made one up in this folder"),
+    }
+}
