@@ -142,7 +142,7 @@ fn reason(output: &Output) -> String {
             .any(|w| line.contains(w))
     });
     telling
-        .or_else(|| lines().last())
+        .or_else(|| lines().next_back())
         .unwrap_or("it did not say why")
         .trim()
         .to_owned()
