@@ -23,7 +23,8 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(variable: &'static str, problem: impl Display) -> Self {
+    /// A problem with a variable; written as one line.
+    pub fn new(variable: &'static str, problem: impl Display) -> Self {
         Self { variable, problem: problem.to_string().replace('\n', " ") }
     }
 }

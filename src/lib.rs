@@ -11,7 +11,8 @@
 //! 7. [`db`] holds one query per function, the pool, and the migrations.
 //!
 //! Around them: [`config`] reads the environment, [`app`] starts and stops the server, [`commands`] are the jobs of
-//! the command line, [`home`] is where a server with nothing configured keeps its things, [`postgres`] runs a private PostgreSQL where none is configured, [`logging`] writes the log.
+//! the command line, [`logging`] writes the log. Where nothing is configured, [`home`] keeps the secrets and
+//! [`postgres`] runs a private PostgreSQL.
 
 pub mod app;
 pub mod commands;
@@ -22,6 +23,7 @@ pub mod home;
 pub mod http;
 pub mod logging;
 pub mod ordering;
+pub mod postgres;
 pub mod secret;
 pub mod service;
 pub mod stripe;

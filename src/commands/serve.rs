@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Outcome;
