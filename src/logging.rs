@@ -15,8 +15,8 @@ pub fn init(format: LogFormat, filter: &str) {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(filter);
     match format {
-        LogFormat::Text => builder.format(|out, record| write_text(out, record)),
-        LogFormat::Json => builder.format(|out, record| write_json(out, record)),
+        LogFormat::Text => builder.format(write_text::<env_logger::fmt::Formatter>),
+        LogFormat::Json => builder.format(write_json::<env_logger::fmt::Formatter>),
     };
     // Fails where there is a logger already, as in tests; that one then serves.
     builder.try_init().ok();
@@ -26,7 +26,7 @@ fn now() -> String {
     Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-fn write_text(out: &mut impl Write, record: &Record<'_>) -> io::Result<()> {
+fn write_text<W: Write>(out: &mut W, record: &Record<'_>) -> io::Result<()> {
     let mut line = record.args().to_string();
     for (key, value) in fields(record) {
         // Writing to a string does not fail.
@@ -36,7 +36,7 @@ fn write_text(out: &mut impl Write, record: &Record<'_>) -> io::Result<()> {
     writeln!(out, "{} {:5} {} {line}", now(), record.level(), record.target())
 }
 
-fn write_json(out: &mut impl Write, record: &Record<'_>) -> io::Result<()> {
+fn write_json<W: Write>(out: &mut W, record: &Record<'_>) -> io::Result<()> {
     let mut entry = Map::new();
     entry.insert("time".to_owned(), now().into());
     entry.insert("level".to_owned(), record.level().as_str().to_lowercase().into());

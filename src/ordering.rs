@@ -92,12 +92,9 @@ fn precedence(peers: &[Peer<'_>]) -> Vec<Vec<bool>> {
     let mut before: Vec<Vec<bool>> =
         peers.iter().map(|a| peers.iter().map(|b| follows(b, a) && !follows(a, b)).collect()).collect();
     for via in 0..peers.len() {
-        for from in 0..peers.len() {
-            if before[from][via] {
-                for to in 0..peers.len() {
-                    before[from][to] |= before[via][to];
-                }
-            }
+        let after_via = before[via].clone();
+        for after_from in before.iter_mut().filter(|after_from| after_from[via]) {
+            after_from.iter_mut().zip(&after_via).for_each(|(from, via)| *from |= via);
         }
     }
     before

@@ -109,23 +109,22 @@ impl<'a> SignatureHeader<'a> {
             return Err(SignatureError::Malformed);
         }
         let text = std::str::from_utf8(header).map_err(|_| SignatureError::Malformed)?;
-        let mut timestamp_text = None;
+        let mut timestamps = Vec::new();
         let mut signatures = Vec::new();
         for (scheme, value) in text.split(',').filter_map(|part| part.trim().split_once('=')) {
             match scheme {
-                "t" => {
-                    if timestamp_text.replace(value).is_some() {
-                        return Err(SignatureError::Malformed);
-                    }
-                }
+                "t" => timestamps.push(value),
                 // One that is not hex cannot match; another may.
                 "v1" => signatures.extend(hex::decode(value)),
                 _ => {}
             }
         }
-        let timestamp_text = timestamp_text
-            .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
-            .ok_or(SignatureError::Malformed)?;
+        let [timestamp_text] = timestamps[..] else {
+            return Err(SignatureError::Malformed);
+        };
+        if !timestamp_text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(SignatureError::Malformed);
+        }
         let timestamp = timestamp_text.parse().map_err(|_| SignatureError::Malformed)?;
         if signatures.is_empty() {
             return Err(SignatureError::Malformed);

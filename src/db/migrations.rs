@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use diesel::QueryResult;
-use diesel::migration::{Migration, MigrationSource, MigrationVersion};
+use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
@@ -62,5 +62,5 @@ pub async fn is_pending(conn: &mut Conn) -> QueryResult<bool> {
 fn versions() -> QueryResult<Vec<String>> {
     let migrations: Vec<Box<dyn Migration<Pg>>> =
         MIGRATIONS.migrations().map_err(diesel::result::Error::QueryBuilderError)?;
-    Ok(migrations.iter().map(|migration| MigrationVersion::from(migration.name().version()).to_string()).collect())
+    Ok(migrations.iter().map(|migration| migration.name().version().to_string()).collect())
 }
