@@ -3,7 +3,7 @@
 //! It must not know what is inside.
 //!
 //! As root the server runs as another user, and that user may not be able to
-//! walk down to the directory (a 0700 `/root` above it, say). So on Linux the
+//! walk down to the directory (a private home above it, say). So on Linux the
 //! directory is opened once, the server's programs inherit the descriptor, and
 //! they name it `/proc/self/fd/<n>`: following such a link asks for no right on
 //! the directories above. It also keeps the socket's name short, which may not
@@ -130,7 +130,6 @@ fn short_socket_dir(tmp: &Path, identity: &str) -> Result<PathBuf> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};

@@ -133,7 +133,6 @@ fn taken(dir: &Path, mut lock: File) -> anyhow::Error {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

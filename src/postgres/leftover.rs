@@ -70,8 +70,10 @@ fn former(pid: Pid, data: &DataDir) -> Result<Former> {
         return Ok(Former::Gone);
     };
     let name = format!("cluster_name={}", cluster_name(data)?);
-    let is_server = arguments.first().is_some_and(|program| {
-        let program = program.rsplit('/').next().unwrap_or(program);
+    // Any argument: where `ps` tells them, a path with spaces is in pieces. To
+    // take something else for a server is the safe mistake.
+    let is_server = arguments.iter().any(|argument| {
+        let program = argument.rsplit('/').next().unwrap_or(argument);
         program.starts_with("postgres") || program.starts_with("postmaster")
     });
     Ok(match (is_server, works_in(pid, data)?) {

@@ -65,6 +65,7 @@ impl ServerUser {
 
 /// A command that runs a program on `data` as `user`. On Linux it gets
 /// `at_our_death` when the thread that spawns it ends.
+#[expect(clippy::disallowed_methods, reason = "what the programs inherit is no configuration of ours")]
 pub(super) fn command(program: &Path, data: &DataDir, user: Option<ServerUser>, at_our_death: Signal) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C");

@@ -36,6 +36,7 @@ pub(super) struct Places {
 }
 
 impl Places {
+    #[expect(clippy::disallowed_methods, reason = "where programs are is no configuration of ours")]
     pub(super) fn of_this_machine() -> Self {
         Self { path: std::env::var_os("PATH").unwrap_or_default(), root: PathBuf::from("/") }
     }

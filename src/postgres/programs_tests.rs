@@ -1,5 +1,4 @@
 //! Tests of the search, with made-up trees; must not need PostgreSQL.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
 use std::os::unix::fs::symlink;
