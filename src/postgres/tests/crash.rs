@@ -44,7 +44,6 @@ fn replaces_a_server_that_a_former_run_left_behind() {
 
 /// Not a test: what the two below start and kill.
 #[test]
-#[ignore = "runs until it is killed; started by other tests"]
 fn runs_until_it_is_killed() {
     #[expect(clippy::disallowed_methods, reason = "set by the test that runs this one as a process")]
     let Some(dir) = std::env::var_os("SUBLEDGER_TEST_HOME") else {
@@ -59,7 +58,7 @@ fn runs_until_it_is_killed() {
 fn start_and_kill(dir: &Path) -> Pid {
     let mut process = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "postgres::tests::crash::runs_until_it_is_killed"])
-        .args(["--ignored", "--nocapture"])
+        .arg("--nocapture")
         .env("SUBLEDGER_TEST_HOME", dir)
         .stdout(Stdio::piped())
         .spawn()

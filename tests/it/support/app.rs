@@ -1,0 +1,240 @@
+//! A server of its own for each test: the real application, in this process, on a port of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use chrono::Utc;
+use reqwest::{Method, Url};
+use serde_json::{Value, json};
+use subledger::app::Application;
+use subledger::config::Config;
+use subledger::secret::Secret;
+use subledger::stripe::api;
+use subledger::verify::sign;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+use super::database::Database;
+use super::{Event, StripeApi};
+
+pub const WEBHOOK_SECRET: &str = "whsec_test";
+pub const ADMIN_TOKEN: &str = "admin-token";
+
+/// What a test wants otherwise than usual.
+pub struct Settings {
+    pub pool_size: u32,
+    pub pool_timeout: Duration,
+    pub body_limit: usize,
+    pub body_timeout: Duration,
+    pub price_plans: Vec<(&'static str, &'static str)>,
+    pub secrets: Vec<&'static str>,
+    pub admin_token: Option<&'static str>,
+    pub stripe_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            pool_size: 8,
+            pool_timeout: Duration::from_secs(2),
+            body_limit: 1_048_576,
+            body_timeout: Duration::from_secs(10),
+            price_plans: Vec::new(),
+            secrets: vec![WEBHOOK_SECRET],
+            admin_token: Some(ADMIN_TOKEN),
+            stripe_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A running server, its database, and what a test does with both.
+pub struct TestApp {
+    pub address: SocketAddr,
+    pub http: reqwest::Client,
+    pub sql: Client,
+    stop: Option<oneshot::Sender<()>>,
+    server: Option<JoinHandle<anyhow::Result<()>>>,
+    pub database: Database,
+}
+
+/// A server's answer.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn outcome(&self) -> &str {
+        self.body["outcome"].as_str().unwrap_or("no outcome")
+    }
+
+    /// The code of an error, which has exactly the contract's form.
+    #[track_caller]
+    pub fn error_code(&self) -> &str {
+        let error = self.body["error"].as_object().unwrap_or_else(|| panic!("no error: {self:?}"));
+        assert_eq!(self.body.as_object().unwrap().len(), 1, "{self:?}");
+        assert_eq!(error.len(), 2, "{self:?}");
+        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{self:?}");
+        error["code"].as_str().unwrap()
+    }
+}
+
+impl TestApp {
+    pub async fn start() -> Self {
+        Self::start_with(Settings::default(), None).await
+    }
+
+    pub async fn start_with(settings: Settings, stripe: Option<&StripeApi>) -> Self {
+        Self::start_on(Database::migrated(), settings, stripe).await
+    }
+
+    pub async fn start_on(database: Database, settings: Settings, stripe: Option<&StripeApi>) -> Self {
+        let config = config(&settings, stripe);
+        let app = Application::build(config, database.target()).await.unwrap();
+        let address = app.address();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(app.run_until_stopped(async {
+            stopped.await.ok();
+        }));
+        let sql = database.client().await;
+        let http = reqwest::Client::new();
+        Self { address, http, sql, stop: Some(stop), server: Some(server), database }
+    }
+
+    pub fn url(&self, path: &str) -> Url {
+        format!("http://{}{path}", self.address).parse().unwrap()
+    }
+
+    /// Delivers an event, signed now.
+    pub async fn deliver(&self, event: impl Into<Event>) -> Answer {
+        self.deliver_bytes(event.into().to_string().into_bytes()).await
+    }
+
+    pub async fn deliver_bytes(&self, body: Vec<u8>) -> Answer {
+        let signature = sign(&body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp());
+        self.deliver_signed(body, Some(&signature)).await
+    }
+
+    pub async fn deliver_signed(&self, body: Vec<u8>, signature: Option<&str>) -> Answer {
+        let mut request = self.http.post(self.url("/api/v1/webhooks/stripe")).body(body);
+        if let Some(signature) = signature {
+            request = request.header("Stripe-Signature", signature);
+        }
+        answer(request).await
+    }
+
+    /// A request of an admin.
+    pub async fn admin(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let mut request = self.http.request(method, self.url(path)).bearer_auth(ADMIN_TOKEN);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        answer(request).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.admin(Method::GET, path, None).await
+    }
+
+    pub async fn create_account(&self, body: Value) -> Answer {
+        self.admin(Method::POST, "/api/v1/accounts", Some(body)).await
+    }
+
+    /// An account with a customer, made with plain SQL as an application would.
+    pub async fn account_of(&self, customer: &str) -> Uuid {
+        let insert = "INSERT INTO accounts (name, stripe_customer_id) VALUES ('Acme', $1) RETURNING id";
+        self.sql.query_one(insert, &[&customer]).await.unwrap().get(0)
+    }
+
+    /// An account that no customer is linked to yet.
+    pub async fn account(&self) -> Uuid {
+        self.sql.query_one("INSERT INTO accounts (name) VALUES ('Acme') RETURNING id", &[]).await.unwrap().get(0)
+    }
+
+    /// A local trial, made with plain SQL as an application would.
+    pub async fn local_trial(&self, account: Uuid) -> Uuid {
+        let insert =
+            "INSERT INTO subscriptions (account_id, plan, status) VALUES ($1, 'trial', 'trialing') RETURNING id";
+        self.sql.query_one(insert, &[&account]).await.unwrap().get(0)
+    }
+
+    /// The row of a Stripe subscription, as JSON.
+    pub async fn subscription(&self, id: &str) -> Value {
+        let rows = self.json("SELECT to_jsonb(s) FROM subscriptions s WHERE stripe_subscription_id = $1", &[&id]).await;
+        match <[Value; 1]>::try_from(rows) {
+            Ok([row]) => row,
+            Err(rows) => panic!("{} rows for {id}", rows.len()),
+        }
+    }
+
+    /// The idempotency row of an event, as JSON; null where there is none.
+    pub async fn event_row(&self, id: &str) -> Value {
+        let rows = self.json("SELECT to_jsonb(e) FROM stripe_events e WHERE id = $1", &[&id]).await;
+        rows.into_iter().next().unwrap_or(Value::Null)
+    }
+
+    /// The first column, which is JSON, of every row.
+    pub async fn json(&self, query: &str, params: &[&(dyn ToSql + Sync)]) -> Vec<Value> {
+        self.sql.query(query, params).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
+    pub async fn count(&self, from: &str) -> i64 {
+        self.one(&format!("SELECT count(*) FROM {from}")).await.get(0)
+    }
+
+    pub async fn one(&self, query: &str) -> Row {
+        self.sql.query_one(query, &[]).await.unwrap()
+    }
+
+    pub async fn execute(&self, statements: &str) {
+        self.sql.batch_execute(statements).await.unwrap();
+    }
+
+    /// Tells the server to stop and waits until it has.
+    pub async fn stop(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.server.take().unwrap().await.unwrap().unwrap();
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        // Told to stop, it stops by itself; the database is dropped from under whatever is left.
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).ok();
+        }
+    }
+}
+
+pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let text = response.text().await.unwrap();
+    let body = serde_json::from_str(&text).unwrap_or_else(|_| json!({"not json": text}));
+    Answer { status, body }
+}
+
+pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
+    // Fails where it is installed already.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let plans = settings.price_plans.iter().map(|(price, plan)| ((*price).to_owned(), (*plan).to_owned()));
+    Config {
+        bind_addr: "127.0.0.1:0".parse().unwrap(),
+        webhook_secrets: settings.secrets.iter().copied().map(Secret::new).collect(),
+        stripe: stripe.map(|stripe| {
+            api::Client::new(stripe.base(), Secret::new("sk_test_key"), settings.stripe_timeout).unwrap()
+        }),
+        admin_token: settings.admin_token.map(Secret::new),
+        tolerance_secs: 300,
+        plans: plans.collect(),
+        pool_size: settings.pool_size,
+        pool_timeout: settings.pool_timeout,
+        entitled_statuses: ["active", "trialing", "past_due"].map(str::to_owned).to_vec(),
+        body_limit: settings.body_limit,
+        body_timeout: settings.body_timeout,
+    }
+}

@@ -1,0 +1,109 @@
+//! A database of its own for each test, made from a migrated template and dropped at the end.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use subledger::db::connect::Target;
+use subledger::db::migrations;
+use subledger::postgres::PrivatePostgres;
+use tokio_postgres::{Client, NoTls};
+
+const TEMPLATE: &str = "migrated";
+
+/// The server of this test run. It ends with the process.
+static SERVER: OnceLock<PrivatePostgres> = OnceLock::new();
+
+/// A database that lives as long as this value.
+pub struct Database {
+    name: String,
+}
+
+impl Database {
+    /// A database with all migrations run.
+    pub fn migrated() -> Self {
+        Self::create(TEMPLATE)
+    }
+
+    /// A database with nothing in it.
+    pub fn empty() -> Self {
+        Self::create("template1")
+    }
+
+    fn create(template: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let statement = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        server();
+        aside(async move { admin().await.batch_execute(&statement).await.unwrap() });
+        Self { name }
+    }
+
+    pub fn url(&self) -> String {
+        url_of(&self.name)
+    }
+
+    pub fn target(&self) -> Target {
+        Target::parse(&self.url()).unwrap()
+    }
+
+    /// A connection for the test's own statements.
+    pub async fn client(&self) -> Client {
+        client_of(&self.name).await
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let statement = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        aside(async move { admin().await.batch_execute(&statement).await.unwrap() });
+    }
+}
+
+/// The server, started by the first test that needs it. Its folder is kept, since making a cluster takes a second.
+fn server() -> &'static PrivatePostgres {
+    SERVER.get_or_init(|| {
+        let server = PrivatePostgres::start(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres")).unwrap();
+        aside(prepare(server.url()));
+        server
+    })
+}
+
+/// Removes what a run that was killed has left, and makes the template anew.
+async fn prepare(url: String) {
+    let admin = connect(&url).await;
+    let left = "SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%' OR datname = $1";
+    for row in admin.query(left, &[&TEMPLATE]).await.unwrap() {
+        admin.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", row.get::<_, String>(0))).await.unwrap();
+    }
+    admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
+    migrations::run(&Target::parse(&with_name(&url, TEMPLATE)).unwrap()).await.unwrap();
+}
+
+/// Runs `task` on a runtime of its own, so that it does not matter from where it is called.
+fn aside<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
+    std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(task)).join().unwrap()
+}
+
+async fn admin() -> Client {
+    client_of("subledger").await
+}
+
+async fn client_of(name: &str) -> Client {
+    connect(&url_of(name)).await
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn url_of(name: &str) -> String {
+    with_name(&server().url(), name)
+}
+
+fn with_name(url: &str, name: &str) -> String {
+    let (server, _) = url.rsplit_once('/').unwrap();
+    format!("{server}/{name}")
+}

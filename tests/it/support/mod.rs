@@ -1,0 +1,10 @@
+//! What the tests share: a database each, a server each, events to deliver, and a stand-in for Stripe's API.
+
+pub mod app;
+pub mod database;
+pub mod events;
+pub mod stripe;
+
+pub use app::{Settings, TestApp};
+pub use events::{Event, fixture, fixture_json};
+pub use stripe::StripeApi;
