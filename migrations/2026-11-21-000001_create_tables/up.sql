@@ -92,6 +92,12 @@ CREATE TABLE event_failures (
     type text NOT NULL,
     failed_at timestamptz NOT NULL DEFAULT now(),
     error text NOT NULL,
+    api_version text,
+    livemode boolean NOT NULL DEFAULT false,
+    connect_account text,
+    created timestamptz,
+    customer_id text,
+    subscription_id text,
     payload jsonb
 );
 

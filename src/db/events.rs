@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Bool, Text};
+use diesel::sql_types::{Array, Bool, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -16,27 +16,10 @@ use crate::stripe::Event;
 /// The constraint whose violation by [`insert`] means that the event is recorded already.
 pub const PRIMARY_KEY: &str = "stripe_events_pkey";
 
-/// A recorded event, without its payload.
-#[derive(Clone, Debug, Queryable, Selectable)]
-#[diesel(table_name = table)]
-#[allow(missing_docs, reason = "the columns of contract and migration")]
-pub struct Row {
-    pub id: String,
-    pub type_: String,
-    pub outcome: String,
-    pub api_version: Option<String>,
-    pub livemode: bool,
-    pub connect_account: Option<String>,
-    pub created: Option<DateTime<Utc>>,
-    pub received_at: DateTime<Utc>,
-    pub customer_id: Option<String>,
-    pub subscription_id: Option<String>,
-    pub account_id: Option<Uuid>,
-}
-
 /// Inserts the idempotency row; a unique violation of [`PRIMARY_KEY`] means that it is there already.
 ///
-/// Waits for a transaction that is inserting the same id until that one commits or rolls back.
+/// Waits for a transaction that is inserting the same id until that one commits or rolls back. An event that failed
+/// before keeps the time at which it first came, and with it its place in lists.
 pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResult<usize> {
     diesel::insert_into(table::table)
         .values((
@@ -47,6 +30,11 @@ pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResul
             table::livemode.eq(event.livemode),
             table::connect_account.eq(&event.connect_account),
             table::created.eq(event.created),
+            table::received_at.eq(sql::<Timestamptz>(
+                "COALESCE((SELECT min(failed_at) FROM event_failures WHERE event_id = ",
+            )
+            .bind::<Text, _>(&event.id)
+            .sql("), now())")),
             table::customer_id.eq(&event.customer_id),
             table::subscription_id.eq(&event.subscription_id),
             table::payload.eq(RawJson(&event.payload)),
@@ -63,9 +51,9 @@ pub async fn set_outcome(conn: &mut Conn, id: &str, outcome: &str, account_id: O
         .await
 }
 
-/// The event with this id, and its payload as JSON text.
-pub async fn find(conn: &mut Conn, id: &str) -> QueryResult<Option<(Row, String)>> {
-    table::table.find(id).select((Row::as_select(), sql::<Text>("payload::text"))).first(conn).await.optional()
+/// What became of an event, and its payload as JSON text.
+pub async fn find(conn: &mut Conn, id: &str) -> QueryResult<Option<(String, String)>> {
+    table::table.find(id).select((table::outcome, sql::<Text>("payload::text"))).first(conn).await.optional()
 }
 
 /// Locks an event that is parked and returns its payload as JSON text; `None` where it is parked no longer.

@@ -28,6 +28,12 @@ pub async fn insert(conn: &mut Conn, event: &Event, error: &str) -> QueryResult<
             table::event_id.eq(&event.id),
             table::type_.eq(&event.event_type),
             table::error.eq(error),
+            table::api_version.eq(&event.api_version),
+            table::livemode.eq(event.livemode),
+            table::connect_account.eq(&event.connect_account),
+            table::created.eq(event.created),
+            table::customer_id.eq(&event.customer_id),
+            table::subscription_id.eq(&event.subscription_id),
             table::payload.eq(RawJson(&event.payload)),
         ))
         .execute(conn)
@@ -44,20 +50,22 @@ pub async fn of_event(conn: &mut Conn, event_id: &str) -> QueryResult<Vec<Failur
         .await
 }
 
-/// What the newest failed attempt at an event was given: when the first attempt came, and the payload.
-pub async fn newest_payload(conn: &mut Conn, event_id: &str) -> QueryResult<Option<(DateTime<Utc>, String)>> {
-    let first = diesel::alias!(table as first);
-    let first_attempt = first
-        .filter(first.field(table::event_id).eq(event_id))
-        .order(first.field(table::id).asc())
-        .select(first.field(table::failed_at))
-        .limit(1)
-        .single_value()
-        .assume_not_null();
+/// The failed attempts at several events, newest first, each with its event's id.
+pub async fn of_events(conn: &mut Conn, event_ids: &[&str]) -> QueryResult<Vec<(String, Failure)>> {
+    table::table
+        .filter(table::event_id.eq_any(event_ids))
+        .order(table::id.desc())
+        .select((table::event_id, (table::failed_at, table::error)))
+        .load(conn)
+        .await
+}
+
+/// The payload of the newest failed attempt at an event, as JSON text.
+pub async fn payload(conn: &mut Conn, event_id: &str) -> QueryResult<Option<String>> {
     table::table
         .filter(table::event_id.eq(event_id).and(table::payload.is_not_null()))
         .order(table::id.desc())
-        .select((first_attempt, sql::<Text>("event_failures.payload::text")))
+        .select(sql::<Text>("payload::text"))
         .first(conn)
         .await
         .optional()

@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod connect;
 pub mod events;
 pub mod failures;
+pub mod listing;
 pub mod locks;
 pub mod migrations;
 pub mod pool;

@@ -27,6 +27,12 @@ diesel::table! {
         type_ -> Text,
         failed_at -> Timestamptz,
         error -> Text,
+        api_version -> Nullable<Text>,
+        livemode -> Bool,
+        connect_account -> Nullable<Text>,
+        created -> Nullable<Timestamptz>,
+        customer_id -> Nullable<Text>,
+        subscription_id -> Nullable<Text>,
         payload -> Nullable<Jsonb>,
     }
 }

@@ -50,6 +50,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(WEBHOOK_PATH).route(web::post().to(webhook::receive)))
         .service(resource("/health").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(resource("/health/live").route(web::get().to(health::live)).route(web::head().to(health::live)))
+        .service(resource("/events").route(web::get().to(events::list)))
         .service(resource("/events/{id}").route(web::get().to(events::show)))
         .service(resource("/events/{id}/replay").route(web::post().to(events::replay)))
         .service(resource("/api/v1/accounts").route(web::post().to(accounts::create)))

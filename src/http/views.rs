@@ -4,42 +4,41 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use crate::db::failures::Failure;
+use crate::db::listing::Listed;
 use crate::db::subscriptions::Row;
-use crate::service::{AccountView, Attempted, EventView};
+use crate::service::{AccountView, EventPage, EventView};
 
 /// One event, alone: with its payload.
 pub fn event(view: &EventView) -> Value {
-    let mut event = match &view.attempted {
-        Attempted::Recorded(row) => json!({
-            "id": row.id,
-            "type": row.type_,
-            "status": row.outcome,
-            "created": time(row.created),
-            "received_at": time(Some(row.received_at)),
-            "api_version": row.api_version,
-            "livemode": row.livemode,
-            "connect_account": row.connect_account,
-            "customer": row.customer_id,
-            "subscription": row.subscription_id,
-            "account": row.account_id,
-        }),
-        Attempted::Failed(event, first_attempt) => json!({
-            "id": event.id,
-            "type": event.event_type,
-            "status": "failed",
-            "created": time(event.created),
-            "received_at": time(Some(*first_attempt)),
-            "api_version": event.api_version,
-            "livemode": event.livemode,
-            "connect_account": event.connect_account,
-            "customer": event.customer_id,
-            "subscription": event.subscription_id,
-            "account": null,
-        }),
+    let mut event = listed(&view.event, &view.failures);
+    event["payload"] = match &view.payload {
+        Some(payload) => serde_json::from_str(payload).unwrap_or_else(|_| payload.clone().into()),
+        None => Value::Null,
     };
-    event["failures"] = view.failures.iter().map(failure).collect();
-    event["payload"] = serde_json::from_str(&view.payload).unwrap_or_else(|_| view.payload.clone().into());
     event
+}
+
+/// A page of events.
+pub fn events(page: &EventPage) -> Value {
+    let data: Vec<_> = page.events.iter().map(|(event, failures)| listed(event, failures)).collect();
+    json!({"data": data, "has_more": page.has_more})
+}
+
+fn listed(event: &Listed, failures: &[Failure]) -> Value {
+    json!({
+        "id": event.id,
+        "type": event.type_,
+        "status": event.status,
+        "created": time(event.created),
+        "received_at": time(Some(event.received_at)),
+        "api_version": event.api_version,
+        "livemode": event.livemode,
+        "connect_account": event.connect_account,
+        "customer": event.customer_id,
+        "subscription": event.subscription_id,
+        "account": event.account_id,
+        "failures": failures.iter().map(failure).collect::<Vec<_>>(),
+    })
 }
 
 fn failure(failure: &Failure) -> Value {

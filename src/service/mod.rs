@@ -19,7 +19,7 @@ pub use accounts::{AccountChange, Customer, Linked, NewAccount};
 pub use deliver::Recorded;
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
-pub use read::{AccountView, Attempted, DatabaseState, EventView};
+pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
 
 use crate::db::pool::Pool;

@@ -4,28 +4,27 @@ use uuid::Uuid;
 
 use super::{Entitlement, Service, ServiceError};
 use crate::db::failures::Failure;
-use crate::db::{accounts, events, failures, migrations, subscriptions};
-use crate::stripe::Event;
-use crate::verify::Verified;
+use crate::db::listing::{Filter, Listed};
+use crate::db::{accounts, events, failures, listing, migrations, subscriptions};
 
 /// One event, with its failed attempts.
 #[derive(Clone, Debug)]
 pub struct EventView {
     /// The event, recorded or not.
-    pub attempted: Attempted,
+    pub event: Listed,
     /// The failed attempts, newest first.
     pub failures: Vec<Failure>,
-    /// The event as JSON text.
-    pub payload: String,
+    /// The event as JSON text; absent where only failures are left and none of them kept it.
+    pub payload: Option<String>,
 }
 
-/// An event that was attempted.
+/// Some of the events, newest first.
 #[derive(Clone, Debug)]
-pub enum Attempted {
-    /// It is recorded, with an outcome.
-    Recorded(events::Row),
-    /// Every attempt so far failed; this is what the payload says, and when the first attempt was.
-    Failed(Box<Event>, chrono::DateTime<chrono::Utc>),
+pub struct EventPage {
+    /// Each event with its failed attempts, newest first.
+    pub events: Vec<(Listed, Vec<Failure>)>,
+    /// Whether there are older ones.
+    pub has_more: bool,
 }
 
 /// One account, with all that belongs to it.
@@ -61,16 +60,55 @@ impl Service {
         let service = self.clone();
         self.on_runtime(async move {
             let mut conn = service.connection().await?;
-            let failures = failures::of_event(&mut conn, &id).await?;
-            if let Some((row, payload)) = events::find(&mut conn, &id).await? {
-                return Ok(Some(EventView { attempted: Attempted::Recorded(row), failures, payload }));
-            }
-            let Some((first, payload)) = failures::newest_payload(&mut conn, &id).await? else {
+            let Some(event) = listing::find(&mut conn, &id).await? else {
                 return Ok(None);
             };
-            let event = Event::parse(&Verified::from_own_tables(payload.clone()))
-                .map_err(|error| ServiceError::Failed(anyhow::Error::new(error)))?;
-            Ok(Some(EventView { attempted: Attempted::Failed(Box::new(event), first), failures, payload }))
+            let failures = failures::of_event(&mut conn, &id).await?;
+            let payload = match events::find(&mut conn, &id).await? {
+                Some((_, payload)) => Some(payload),
+                None => failures::payload(&mut conn, &id).await?,
+            };
+            Ok(Some(EventView { event, failures, payload }))
+        })
+        .await
+    }
+
+    /// At most `limit` events, newest first, from behind the event `after`; `None` where there is no such event.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer.
+    pub async fn events(
+        &self,
+        filter: Filter,
+        after: Option<String>,
+        limit: u8,
+    ) -> Result<Option<EventPage>, ServiceError> {
+        let service = self.clone();
+        self.on_runtime(async move {
+            let mut conn = service.connection().await?;
+            let after = match after {
+                None => None,
+                Some(id) => match listing::find(&mut conn, &id).await? {
+                    None => return Ok(None),
+                    found => found,
+                },
+            };
+            let limit = usize::from(limit);
+            // One more than asked for tells whether there are more.
+            let mut page = listing::page(&mut conn, &filter, after.as_ref(), limit as i64 + 1).await?;
+            let has_more = page.len() > limit;
+            page.truncate(limit);
+            let ids: Vec<_> = page.iter().map(|event| event.id.as_str()).collect();
+            let failures = failures::of_events(&mut conn, &ids).await?;
+            let events = page
+                .into_iter()
+                .map(|event| {
+                    let own = failures.iter().filter(|(id, _)| *id == event.id).map(|(_, failure)| failure.clone());
+                    let own = own.collect();
+                    (event, own)
+                })
+                .collect();
+            Ok(Some(EventPage { events, has_more }))
         })
         .await
     }

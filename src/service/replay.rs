@@ -33,7 +33,7 @@ impl Work for Wake<'_> {
             self.event.named_account_ids.iter().fold(Waiting::of(self.event), |waiting, &id| waiting.and_account(id));
         handlers::wake(conn, ctx, waiting, &mut notes).await?;
         let replayed = match events::find(conn, &self.event.id).await? {
-            Some((row, _)) => Replayed::Now(row.outcome),
+            Some((outcome, _)) => Replayed::Now(outcome),
             None => Replayed::NotFound,
         };
         Ok((replayed, notes))
@@ -50,12 +50,12 @@ impl Service {
         self.on_runtime(async move {
             let mut conn = service.connection().await?;
             let recorded = events::find(&mut conn, &id).await?;
-            let failed = if recorded.is_none() { failures::newest_payload(&mut conn, &id).await? } else { None };
+            let failed = if recorded.is_none() { failures::payload(&mut conn, &id).await? } else { None };
             drop(conn);
             match (recorded, failed) {
-                (Some((row, payload)), _) if row.outcome == "parked" => service.wake(stored(payload)?).await,
+                (Some((outcome, payload)), _) if outcome == "parked" => service.wake(stored(payload)?).await,
                 (Some(_), _) => Ok(Replayed::AlreadyRecorded),
-                (None, Some((_, payload))) => match service.apply(stored(payload)?).await? {
+                (None, Some(payload)) => match service.apply(stored(payload)?).await? {
                     Recorded::First(outcome) => Ok(Replayed::Now(outcome.as_str().to_owned())),
                     Recorded::Duplicate => Ok(Replayed::AlreadyRecorded),
                 },
