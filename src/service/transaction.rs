@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use diesel_async::AsyncConnection;
 use diesel_async::pooled_connection::PoolableConnection;
+use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use rand::RngExt;
 use thiserror::Error;
 
@@ -82,18 +82,11 @@ impl AttemptError {
     /// Whether the cause lies outside of the event.
     pub(super) fn is_unavailability(&self) -> bool {
         match self {
-            Self::Handler(error) => {
-                is_conflict(error)
-                    || matches!(
-                        error,
-                        HandlerError::Database(DieselError::DatabaseError(
-                            DatabaseErrorKind::ReadOnlyTransaction
-                                | DatabaseErrorKind::ClosedConnection
-                                | DatabaseErrorKind::UnableToSendCommand,
-                            _
-                        ))
-                    )
-            }
+            Self::Handler(HandlerError::Database(DieselError::DatabaseError(
+                DatabaseErrorKind::ReadOnlyTransaction,
+                _,
+            ))) => true,
+            Self::Handler(error) => is_conflict(error),
             _ => true,
         }
     }
@@ -114,6 +107,16 @@ fn is_conflict(error: &HandlerError) -> bool {
 /// A random pause, longer after each conflict, so that the same transactions do not meet again.
 fn jitter(conflicts: u32) -> Duration {
     Duration::from_millis(rand::rng().random_range(0..5_u64 << conflicts))
+}
+
+/// Tells a failed statement from a connection that was lost. A connection that the server has ended (a restart, an
+/// admin) reports an error like any other first, and only its next use shows that it is gone.
+async fn judge(error: HandlerError, conn: &mut Conn) -> AttemptError {
+    let is_of_the_database = matches!(error, HandlerError::Database(_));
+    if is_of_the_database && (conn.is_broken() || conn.batch_execute("SELECT 1").await.is_err()) {
+        return AttemptError::Lost(error);
+    }
+    AttemptError::Handler(error)
 }
 
 impl Service {
@@ -154,8 +157,7 @@ impl Service {
         let result = conn.transaction(async |conn| work.run(conn, ctx).await).await;
         match result {
             Ok(output) | Err(WorkError::Done(output)) => Ok(output),
-            Err(WorkError::Handler(error)) if conn.is_broken() => Err(AttemptError::Lost(error)),
-            Err(WorkError::Handler(error)) => Err(AttemptError::Handler(error)),
+            Err(WorkError::Handler(error)) => Err(judge(error, &mut conn).await),
         }
     }
 

@@ -6,4 +6,7 @@
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
+mod bad_input;
+mod cancel;
+mod service;
 mod webhook;

@@ -1,6 +1,7 @@
 //! A server of its own for each test: the real application, in this process, on a port of its own.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -55,7 +56,7 @@ pub struct TestApp {
     pub address: SocketAddr,
     pub http: reqwest::Client,
     pub sql: Client,
-    stop: Option<oneshot::Sender<()>>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
     server: Option<JoinHandle<anyhow::Result<()>>>,
     pub database: Database,
 }
@@ -102,7 +103,7 @@ impl TestApp {
         }));
         let sql = database.client().await;
         let http = reqwest::Client::new();
-        Self { address, http, sql, stop: Some(stop), server: Some(server), database }
+        Self { address, http, sql, stop: Mutex::new(Some(stop)), server: Some(server), database }
     }
 
     pub fn url(&self, path: &str) -> Url {
@@ -194,9 +195,16 @@ impl TestApp {
         self.sql.batch_execute(statements).await.unwrap();
     }
 
-    /// Tells the server to stop and waits until it has.
-    pub async fn stop(mut self) {
-        self.stop.take().unwrap().send(()).unwrap();
+    /// Tells the server to stop.
+    pub fn tell_to_stop(&self) {
+        if let Some(stop) = self.stop.lock().unwrap().take() {
+            stop.send(()).ok();
+        }
+    }
+
+    /// Waits until the server has stopped.
+    pub async fn stopped(mut self) {
+        self.tell_to_stop();
         self.server.take().unwrap().await.unwrap().unwrap();
     }
 }
@@ -204,9 +212,7 @@ impl TestApp {
 impl Drop for TestApp {
     fn drop(&mut self) {
         // Told to stop, it stops by itself; the database is dropped from under whatever is left.
-        if let Some(stop) = self.stop.take() {
-            stop.send(()).ok();
-        }
+        self.tell_to_stop();
     }
 }
 
