@@ -6,7 +6,7 @@ use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
@@ -85,9 +85,15 @@ impl Application {
     /// Where the server itself fails.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<()> {
         let handle = self.server.handle();
-        let server = tokio::spawn(self.server);
-        stop.await;
-        handle.stop(true).await;
+        let mut server = tokio::spawn(self.server);
+        tokio::select! {
+            // Not told to, and so a failure also where it ends without an error.
+            ended = &mut server => {
+                ended.context("the server died")?.context("the server failed")?;
+                bail!("the server ended by itself");
+            }
+            () = stop => handle.stop(true).await,
+        }
         server.await.context("the server died")?.context("the server failed")
     }
 }

@@ -170,7 +170,7 @@ impl Handle for Handlers {
 
 async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
     let Some(concern) = Concern::of(event) else {
-        return Ok(Handled { outcome: Outcome::Ignored, account_id: None, notes: Vec::new() });
+        return ignore(conn, ctx, event).await;
     };
     hold_names(conn, event).await?;
     let mut notes = Vec::new();
@@ -186,6 +186,20 @@ async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Ha
         wake(conn, ctx, waiting, &mut notes).await?;
     }
     Ok(Handled { outcome, account_id: account_id.filter(|_| outcome != Outcome::Parked), notes })
+}
+
+/// Changes nothing for an event that no handler wants. But the application may have linked its customer by SQL, and
+/// this be the first that is heard of the customer since.
+async fn ignore(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
+    let mut handled = Handled { outcome: Outcome::Ignored, account_id: None, notes: Vec::new() };
+    if event.customer_id.is_some() || event.subscription_id.is_some() {
+        let place = look_up(conn, event).await?;
+        handled.account_id = place.by_subscription.or(place.by_customer);
+        if place.has_waiting && handled.account_id.is_some() {
+            wake(conn, ctx, Waiting::of(event), &mut handled.notes).await?;
+        }
+    }
+    Ok(handled)
 }
 
 /// Changes the rows that the event concerns, in an account that is settled.

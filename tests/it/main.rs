@@ -7,6 +7,9 @@
 mod support;
 
 mod bad_input;
+mod binary;
 mod cancel;
+mod health;
+mod migrations;
 mod service;
 mod webhook;

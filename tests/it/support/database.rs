@@ -47,6 +47,12 @@ impl Database {
         Target::parse(&self.url()).unwrap()
     }
 
+    /// Whether the database takes new connections.
+    pub async fn allow_connections(&self, allowed: bool) {
+        let statement = format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allowed}", self.name);
+        admin().await.batch_execute(&statement).await.unwrap();
+    }
+
     /// A connection for the test's own statements.
     pub async fn client(&self) -> Client {
         client_of(&self.name).await

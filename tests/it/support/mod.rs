@@ -1,6 +1,7 @@
 //! What the tests share: a database each, a server each, events to deliver, and a stand-in for Stripe's API.
 
 pub mod app;
+pub mod binary;
 pub mod database;
 pub mod events;
 pub mod stripe;
