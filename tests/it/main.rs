@@ -4,4 +4,6 @@
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
+mod converge;
+mod model;
 mod webhook;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::Utc;
+use futures_util::{StreamExt, stream};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use subledger::app::Application;
@@ -112,6 +113,11 @@ impl TestApp {
     /// Delivers an event, signed now.
     pub async fn deliver(&self, event: impl Into<Event>) -> Answer {
         self.deliver_bytes(event.into().to_string().into_bytes()).await
+    }
+
+    /// Delivers events in this order, `at_once` of them at a time; the answers are in the same order.
+    pub async fn deliver_all(&self, events: &[&Event], at_once: usize) -> Vec<Answer> {
+        stream::iter(events.iter().map(|&event| self.deliver(event))).buffered(at_once).collect().await
     }
 
     pub async fn deliver_bytes(&self, body: Vec<u8>) -> Answer {
