@@ -178,7 +178,8 @@ impl Life {
 
     /// Whether this event (its id as `rank` and suffix make it) may be the one that the final row names.
     pub fn may_name(&self, id: &str) -> bool {
-        let position = (0..self.events.len()).find(|&position| format!("evt_{:02}_{SUFFIX}", self.rank(position)) == id);
+        let position =
+            (0..self.events.len()).find(|&position| format!("evt_{:02}_{SUFFIX}", self.rank(position)) == id);
         let event = &self.events[position.unwrap_or_else(|| panic!("{id} is of another life"))];
         created(event) == self.as_of() && (!shows(event) || event.object() == &self.now)
     }
