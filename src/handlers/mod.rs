@@ -175,11 +175,15 @@ async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Ha
     hold_names(conn, event).await?;
     let mut notes = Vec::new();
     let place = look_up(conn, event).await?;
-    let account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
+    let mut account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
     // The application may have linked the customer by SQL since these were parked; they come first, in their order.
     let waiting = Waiting::of(event);
-    if account_id.is_some() && place.has_waiting {
+    if place.has_waiting && (account_id.is_some() || is_named_by_waiting(conn, event).await?) {
         wake(conn, ctx, waiting.clone(), &mut notes).await?;
+        if account_id.is_none() {
+            let place = look_up(conn, event).await?;
+            account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
+        }
     }
     let outcome = act(conn, ctx, event, &concern, account_id, &mut notes).await?;
     if outcome == Outcome::Applied && place.has_waiting {
@@ -210,6 +214,10 @@ async fn act(
 async fn look_up(conn: &mut Conn, event: &Event) -> QueryResult<accounts::Place> {
     accounts::place(conn, event.subscription_id.as_deref(), event.customer_id.as_deref(), &event.named_account_ids)
         .await
+}
+
+async fn is_named_by_waiting(conn: &mut Conn, event: &Event) -> QueryResult<bool> {
+    accounts::is_named_by_waiting(conn, event.subscription_id.as_deref(), event.customer_id.as_deref()).await
 }
 
 /// Locks everything that the event names, rows or not: two first events of one subscription, or an event and the

@@ -71,7 +71,11 @@ pub async fn wake(
                     notes.extend(more);
                     notes.push(Note::Woken { event_id: id, event_type: event.event_type.clone(), outcome });
                     waiting.subscriptions.extend(event.subscription_id.clone());
-                    waiting.customers.extend(Checkout::read(event.object()).and(event.customer_id.clone()));
+                    if Checkout::read(event.object()).is_some() {
+                        // It linked its customer: begin anew, with what was before it.
+                        waiting.customers.extend(event.customer_id.clone());
+                        break;
+                    }
                 }
                 Err(error) if is_of_the_transaction(&error) => return Err(error),
                 Err(error) => {
