@@ -4,6 +4,11 @@
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
+mod asking;
 mod converge;
 mod model;
+mod ordering;
+mod parking;
+mod races;
+mod replay;
 mod webhook;

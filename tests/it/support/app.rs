@@ -121,7 +121,7 @@ impl TestApp {
     }
 
     pub async fn deliver_bytes(&self, body: Vec<u8>) -> Answer {
-        let signature = sign(&body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp());
+        let signature = signature(&body);
         self.deliver_signed(body, Some(&signature)).await
     }
 
@@ -214,6 +214,11 @@ impl Drop for TestApp {
             stop.send(()).ok();
         }
     }
+}
+
+/// The header of a body that is signed now.
+pub fn signature(body: &[u8]) -> String {
+    sign(body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp())
 }
 
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
