@@ -223,11 +223,15 @@ async fn is_named_by_waiting(conn: &mut Conn, event: &Event) -> QueryResult<bool
 /// Locks everything that the event names, rows or not: two first events of one subscription, or an event and the
 /// link that it needs, would otherwise each miss the other's uncommitted work.
 async fn hold_names(conn: &mut Conn, event: &Event) -> QueryResult<()> {
-    let mut names = Vec::new();
-    names.extend(event.customer_id.as_deref().map(customer_lock));
-    names.extend(event.subscription_id.as_ref().map(|id| format!("subscription {id}")));
+    let mut names = owner_locks(event.customer_id.as_deref(), event.subscription_id.as_deref());
     names.extend(event.named_account_ids.iter().copied().map(account_lock));
     locks::hold(conn, &names).await
+}
+
+/// The names to lock before anything of a customer or of a subscription is looked up.
+fn owner_locks(customer_id: Option<&str>, subscription_id: Option<&str>) -> Vec<String> {
+    let subscription = subscription_id.map(|id| format!("subscription {id}"));
+    customer_id.map(customer_lock).into_iter().chain(subscription).collect()
 }
 
 /// The name to lock before a customer is linked.
