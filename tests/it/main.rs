@@ -6,10 +6,17 @@
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
+mod asking;
 mod bad_input;
 mod binary;
 mod cancel;
+mod converge;
 mod health;
 mod migrations;
+mod model;
+mod ordering;
+mod parking;
+mod races;
+mod replay;
 mod service;
 mod webhook;

@@ -6,6 +6,6 @@ pub mod database;
 pub mod events;
 pub mod stripe;
 
-pub use app::{Settings, TestApp};
+pub use app::{Answer, Settings, TestApp};
 pub use events::{Event, fixture, fixture_json};
 pub use stripe::StripeApi;
