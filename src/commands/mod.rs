@@ -1,5 +1,6 @@
 //! The command line. Each command is a file; none of them writes to the database but through the service layer.
 
+mod health;
 mod migrate;
 mod send;
 mod serve;
@@ -32,6 +33,8 @@ enum Command {
     Migrate,
     /// Sign a sample or your own event and post it
     Send(send::Send),
+    /// Ask a running server whether it serves; ends with 0 or 1 (for a container's health check)
+    Health(health::Health),
 }
 
 /// What a command may end with: 0 done, 1 something failed, 2 usage.
@@ -73,6 +76,7 @@ fn run(cli: Cli) -> Outcome {
             Command::Serve => serve::run(&cli.options).await,
             Command::Migrate => migrate::run(&cli.options).await,
             Command::Send(send) => send.run(&cli.options).await,
+            Command::Health(health) => health.run(&cli.options).await,
         }
     })
 }
