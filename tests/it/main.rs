@@ -4,11 +4,15 @@
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
+mod accounts;
 mod asking;
 mod converge;
+mod entitlement;
 mod model;
 mod ordering;
 mod parking;
 mod races;
 mod replay;
+mod shapes;
+mod variants;
 mod webhook;
