@@ -1,6 +1,8 @@
 //! The promises of subledger, each held against a real PostgreSQL and over real HTTP. One binary, so that one private
 //! PostgreSQL serves all; a database each, so that the tests run side by side.
 
+#![allow(clippy::unwrap_used, reason = "where a test cannot go on, it has failed")]
+
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
