@@ -2,15 +2,18 @@
 //! PostgreSQL serves all; a database each, so that the tests run side by side.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, reason = "where a test cannot go on, it has failed")]
 
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
+mod accounts;
 mod asking;
 mod bad_input;
 mod binary;
 mod cancel;
 mod converge;
+mod entitlement;
 mod health;
 mod migrations;
 mod model;
@@ -19,4 +22,6 @@ mod parking;
 mod races;
 mod replay;
 mod service;
+mod shapes;
+mod variants;
 mod webhook;
