@@ -3,6 +3,7 @@
 mod migrate;
 mod send;
 mod serve;
+mod simulate;
 mod target;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Migrate,
     /// Sign a sample or your own event and post it
     Send(send::Send),
+    /// Send whole subscription lives, shuffled, duplicated and in parallel, and compare the tables with the truth
+    Simulate(simulate::Simulate),
 }
 
 /// What a command may end with: 0 done, 1 something failed, 2 usage.
@@ -73,6 +76,7 @@ fn run(cli: Cli) -> Outcome {
             Command::Serve => serve::run(&cli.options).await,
             Command::Migrate => migrate::run(&cli.options).await,
             Command::Send(send) => send.run(&cli.options).await,
+            Command::Simulate(simulate) => simulate.run(&cli.options).await,
         }
     })
 }
