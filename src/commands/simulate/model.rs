@@ -60,6 +60,24 @@ pub(super) struct State {
     pub(super) payment_method: Option<String>,
 }
 
+/// Whether two states are the same in one member of the payload; each member once.
+pub(super) const MEMBERS: [fn(&State, &State) -> bool; 14] = [
+    |a, b| a.status == b.status,
+    |a, b| a.items == b.items,
+    |a, b| a.period.0 == b.period.0,
+    |a, b| a.period.1 == b.period.1,
+    |a, b| a.cancel_at_period_end == b.cancel_at_period_end,
+    |a, b| a.cancel_at == b.cancel_at,
+    |a, b| a.canceled_at == b.canceled_at,
+    |a, b| a.cancellation_reason == b.cancellation_reason,
+    |a, b| a.ended_at == b.ended_at,
+    |a, b| a.trial.map(|trial| trial.0) == b.trial.map(|trial| trial.0),
+    |a, b| a.trial.map(|trial| trial.1) == b.trial.map(|trial| trial.1),
+    |a, b| a.pause == b.pause,
+    |a, b| a.latest_invoice == b.latest_invoice,
+    |a, b| a.payment_method == b.payment_method,
+];
+
 /// What an event tells.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum What {
