@@ -10,6 +10,9 @@ use super::truth::{Truth, time};
 use crate::db::subscriptions::Row;
 use crate::db::{Conn, events, subscriptions};
 
+/// What stands for the outcome of an event that is not recorded.
+const LOST: &str = "lost";
+
 /// Ids that one query asks for.
 const BATCH: usize = 500;
 
@@ -38,6 +41,13 @@ pub(super) struct Comparison {
     pub(super) left_out: usize,
     /// Recorded events, by outcome.
     pub(super) outcomes: BTreeMap<String, usize>,
+}
+
+impl Comparison {
+    /// Whether nothing of what was sent is there.
+    pub(super) fn is_all_lost(&self) -> bool {
+        self.outcomes.keys().all(|outcome| outcome == LOST)
+    }
 }
 
 /// Compares all lives. `can_fetch` is whether the server can ask Stripe.
@@ -95,11 +105,11 @@ async fn compare_events(conn: &mut Conn, event_ids: &[&str], comparison: &mut Co
     for &id in event_ids {
         let outcome = found.get(id).map(String::as_str);
         if !matches!(outcome, Some("applied" | "stale")) {
-            let found = outcome.unwrap_or("nothing: it is lost").to_owned();
+            let found = outcome.unwrap_or(LOST).to_owned();
             let expected = "applied or stale".to_owned();
             comparison.differences.push(Difference { of: id.to_owned(), field: "outcome", expected, found });
         }
-        *comparison.outcomes.entry(outcome.unwrap_or("lost").to_owned()).or_default() += 1;
+        *comparison.outcomes.entry(outcome.unwrap_or(LOST).to_owned()).or_default() += 1;
     }
     Ok(())
 }

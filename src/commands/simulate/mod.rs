@@ -89,30 +89,26 @@ struct Run {
 }
 
 impl Simulate {
-    /// Runs the load and compares; any difference is a failure.
+    /// Runs the load and compares; any difference is a failure, and says how to repeat it.
     pub(super) async fn run(&self, options: &Options) -> Outcome {
         let seed = self.seed.unwrap_or_else(|| rand::rng().random::<u32>().into());
-        let result = self.simulate(options, seed).await;
-        if result.is_err() {
-            eprintln!("to repeat it: {}", self.command(seed));
-        }
-        result
-    }
-
-    async fn simulate(&self, options: &Options, seed: u64) -> Outcome {
         let run = self.prepare(options, seed)?;
         run.sender.server.check(&run.sender.client).await?;
         let stand_in = match self.stripe_api {
             Some(address) => Some(stripe::serve(address, run.happened.clone())?),
             None => None,
         };
-        self.make_accounts(&run).await?;
-        let took = self.deliver(&run).await;
-        let result = self.judge(&run, took).await;
+        let result = self.simulate(&run).await;
         if let Some(stand_in) = stand_in {
             stand_in.stop(false).await;
         }
-        result
+        result.map_err(|error| anyhow::anyhow!("{error:#}\nto repeat it: {}", self.command(seed)))
+    }
+
+    async fn simulate(&self, run: &Run) -> Outcome {
+        self.make_accounts(run).await?;
+        let took = self.deliver(run).await;
+        self.judge(run, took).await
     }
 
     fn prepare(&self, options: &Options, seed: u64) -> Result<Run> {
@@ -195,6 +191,9 @@ impl Simulate {
             comparison.subscriptions,
             listed(&comparison.outcomes)
         );
+        if comparison.is_all_lost() {
+            println!("is DATABASE_URL the database of this server?");
+        }
         self.print_fetches(run, &comparison);
         ensure!(
             differences.is_empty() && problems.is_empty(),
