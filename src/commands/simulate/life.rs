@@ -99,12 +99,15 @@ impl<'a> Draft<'a> {
     }
 
     fn live(&mut self) {
-        self.be_born();
+        // Some have only just begun, all within one second.
+        let is_young = self.rng.random_bool(0.1);
+        self.be_born(if is_young { 0 } else { 1 });
         if self.state.status == "incomplete" {
             self.expire();
             return;
         }
-        for _ in 0..self.rng.random_range(3..10) {
+        let steps = if is_young { 0 } else { self.rng.random_range(3..10) };
+        for _ in 0..steps {
             self.pass_time();
             self.step();
             if self.state.ended_at.is_some() {
@@ -113,6 +116,12 @@ impl<'a> Draft<'a> {
         }
         // Nothing is left to the checkout: its fetched state counts as of a second that a later event has, too.
         self.change_payment_method();
+        if !is_young {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
         self.pass_time();
         match self.rng.random_range(0..100) {
             0..28 => self.end(),
@@ -120,12 +129,13 @@ impl<'a> Draft<'a> {
                 self.undo();
                 self.life.is_for_stripe_to_decide = true;
             }
+            36..56 => self.change_in_a_flurry(),
             _ => {}
         }
     }
 
-    /// Born, paid for and bought, most of it within one second.
-    fn be_born(&mut self) {
+    /// Born, paid for and bought, with at most `pause` seconds from one to the next.
+    fn be_born(&mut self, pause: i64) {
         if self.rng.random_bool(0.3) {
             let end = self.now + 14 * DAY;
             self.state.status = "trialing";
@@ -133,7 +143,7 @@ impl<'a> Draft<'a> {
             self.state.period = (self.now, end);
         }
         self.tell(What::Created);
-        self.advance_up_to(1);
+        self.advance_up_to(pause);
         if self.rng.random_bool(0.04) && self.state.status == "incomplete" {
             self.tell_checkout();
             return;
@@ -146,7 +156,7 @@ impl<'a> Draft<'a> {
             }
             state.payment_method = Some(method);
         });
-        self.advance_up_to(1);
+        self.advance_up_to(pause);
         self.tell_checkout();
     }
 

@@ -43,6 +43,13 @@ impl Draft<'_> {
         });
     }
 
+    /// Several changes within one second, so that only the former values of all of them tell which was the last.
+    pub(super) fn change_in_a_flurry(&mut self) {
+        for _ in 0..self.rng.random_range(3..7) {
+            if self.rng.random_bool(0.6) { self.change_quantity() } else { self.change_payment_method() }
+        }
+    }
+
     fn change_price(&mut self) {
         let price = &PLANS[self.rng.random_range(0..PLANS.len())];
         let seats = self.rng.random_range(1..20);
