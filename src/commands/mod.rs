@@ -1,4 +1,5 @@
-//! The command line. Each command is a file; none of them writes to the database but through the service layer.
+//! The command line. Each command is a file; none of them writes to the database but through the service layer
+//! (`simulate` gives an account a local trial, as an application does).
 
 mod migrate;
 mod send;

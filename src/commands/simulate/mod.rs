@@ -19,7 +19,7 @@ mod tally;
 mod tests;
 mod truth;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -180,6 +180,9 @@ impl Simulate {
         };
         for problem in problems.iter().take(SHOWN) {
             println!("problem: {problem}");
+        }
+        if run.sender.is_abandoned.load(Ordering::Relaxed) {
+            bail!("nothing went through for {} s; the rest was not sent and nothing compared", self.give_up_after);
         }
         let comparison = self.compare(run).await?;
         let differences = &comparison.differences;
