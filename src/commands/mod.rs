@@ -1,9 +1,11 @@
-//! The command line. Each command is a file; none of them writes to the database but through the service layer.
+//! The command line. Each command is a file; none of them writes to the database but through the service layer
+//! (`simulate` gives an account a local trial, as an application does).
 
 mod health;
 mod migrate;
 mod send;
 mod serve;
+mod simulate;
 mod target;
 
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ enum Command {
     Send(send::Send),
     /// Ask a running server whether it serves; ends with 0 or 1 (for a container's health check)
     Health(health::Health),
+    /// Send whole subscription lives, shuffled, duplicated and in parallel, and compare the tables with the truth
+    Simulate(simulate::Simulate),
 }
 
 /// What a command may end with: 0 done, 1 something failed, 2 usage.
@@ -77,6 +81,7 @@ fn run(cli: Cli) -> Outcome {
             Command::Migrate => migrate::run(&cli.options).await,
             Command::Send(send) => send.run(&cli.options).await,
             Command::Health(health) => health.run(&cli.options).await,
+            Command::Simulate(simulate) => simulate.run(&cli.options).await,
         }
     })
 }

@@ -5,9 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use reqwest::Url;
 
-use crate::config::Options;
+use crate::config::{ConfigError, Options};
+use crate::db::{Conn, connect};
 use crate::home::Home;
 use crate::http::WEBHOOK_PATH;
+use crate::postgres::RunningPostgres;
 use crate::secret::Secret;
 
 /// The webhook of a running server.
@@ -25,6 +27,11 @@ impl Target {
             Some(url) => Ok(url.clone()),
             None => Ok(format!("http://{}{WEBHOOK_PATH}", options.bind_addr()?).parse()?),
         }
+    }
+
+    /// The URL that was given, if one was.
+    pub(super) fn given(&self) -> Option<&Url> {
+        self.url.as_ref()
     }
 
     /// The server's own address, for its other routes.
@@ -51,4 +58,36 @@ pub(super) fn admin_token(options: &Options) -> Result<Secret> {
             .admin_token()
             .context("ADMIN_TOKEN: it is needed for this, since no server has made one up in this folder"),
     }
+}
+
+/// A running server's database.
+#[derive(Debug)]
+pub(super) struct Database {
+    target: connect::Target,
+    /// Keeps the way to the private one open.
+    _private: Option<RunningPostgres>,
+}
+
+impl Database {
+    /// Opens a connection.
+    pub(super) async fn connect(&self) -> Result<Conn> {
+        Ok(self.target.connect().await?)
+    }
+
+    /// Opens a connection on which nothing can be written.
+    pub(super) async fn connect_read_only(&self) -> Result<Conn> {
+        Ok(self.target.connect_read_only().await?)
+    }
+}
+
+/// The configured database, else the private one that a server in this folder runs.
+pub(super) fn database(options: &Options) -> Result<Database> {
+    if let Some(target) = options.database()? {
+        return Ok(Database { target, _private: None });
+    }
+    let home = Home::at(Path::new("."));
+    let private = RunningPostgres::find(home.path())?.ok_or_else(|| {
+        ConfigError::new("DATABASE_URL", "it is needed for this, since no server keeps a database in this folder")
+    })?;
+    Ok(Database { target: connect::Target::parse(&private.url()?)?, _private: Some(private) })
 }

@@ -79,6 +79,18 @@ impl Target {
         Ok(conn)
     }
 
+    /// Opens a connection on which nothing can be written.
+    ///
+    /// # Errors
+    /// Where no host can be reached, or refuses.
+    pub async fn connect_read_only(&self) -> ConnectionResult<AsyncPgConnection> {
+        let mut conn = self.connect().await?;
+        conn.batch_execute("SET default_transaction_read_only = on")
+            .await
+            .map_err(ConnectionError::CouldntSetupConfiguration)?;
+        Ok(conn)
+    }
+
     /// Opens a connection without time limits, for migrations: building an index may take long.
     ///
     /// # Errors

@@ -109,3 +109,8 @@ pub async fn of_one_second(conn: &mut Conn, subscription_id: &str, created: Date
         .load(conn)
         .await
 }
+
+/// The outcomes of those of these events that are recorded, by id.
+pub async fn outcomes(conn: &mut Conn, ids: &[&str]) -> QueryResult<Vec<(String, String)>> {
+    table::table.filter(table::id.eq_any(ids)).select((table::id, table::outcome)).load(conn).await
+}

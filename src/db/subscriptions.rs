@@ -146,3 +146,29 @@ pub async fn of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<Vec<Ro
         .load(conn)
         .await
 }
+
+/// All rows of these Stripe subscriptions and of these accounts.
+pub async fn of_subscriptions_or_accounts(
+    conn: &mut Conn,
+    stripe_subscription_ids: &[&str],
+    account_ids: &[Uuid],
+) -> QueryResult<Vec<Row>> {
+    table::table
+        .filter(
+            table::account_id
+                .eq_any(account_ids)
+                .or(table::stripe_subscription_id.eq_any(stripe_subscription_ids).assume_not_null()),
+        )
+        .order(table::id)
+        .select(Row::as_select())
+        .load(conn)
+        .await
+}
+
+/// Inserts a local row, as an application does that gives a trial.
+pub async fn insert_local(conn: &mut Conn, account_id: Uuid, plan: &str, status: &str) -> QueryResult<usize> {
+    diesel::insert_into(table::table)
+        .values((table::account_id.eq(account_id), table::plan.eq(plan), table::status.eq(status)))
+        .execute(conn)
+        .await
+}

@@ -1,0 +1,144 @@
+//! What holds of every life that is drawn.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::ids::Ids;
+use super::model::{Life, Link, Shape, What};
+use super::queue::{self, Job};
+use super::truth::Truth;
+use super::{life, payload, previous};
+
+fn lives(seed: u64) -> Vec<Life> {
+    life::lives(seed, 150, &Ids::new(seed, "test"))
+}
+
+fn events(life: &Life) -> Vec<Value> {
+    (0..life.occurrences.len()).map(|index| payload::event(life, index).unwrap()).collect()
+}
+
+#[test]
+fn previous_attributes_applied_backwards_give_the_former_snapshot() {
+    let mut updates = 0;
+    for life in lives(1) {
+        for (index, occurrence) in life.occurrences.iter().enumerate() {
+            let event = payload::event(&life, index).unwrap();
+            let previous = event.pointer("/data/previous_attributes");
+            assert_eq!(previous.is_some(), occurrence.what == What::Updated);
+            let Some(previous) = previous else { continue };
+            let former = payload::subscription(&life, &life.occurrences[index - 1].state, life.shape);
+            assert_eq!(previous::applied_backwards(previous, &event["data"]["object"]), former);
+            assert!(previous.as_object().is_some_and(|values| !values.is_empty()));
+            updates += 1;
+        }
+    }
+    assert!(updates > 500, "{updates}");
+}
+
+#[test]
+fn a_seed_repeats_exactly_and_another_differs() {
+    assert_eq!(lives(7), lives(7));
+    assert_eq!(queue::shuffled(7, &lives(7), 20), queue::shuffled(7, &lives(7), 20));
+    assert_ne!(lives(7), lives(8));
+    let fewer = life::lives(7, 50, &Ids::new(7, "test"));
+    assert_eq!(fewer, lives(7)[..fewer.len()], "a smaller load is the beginning of a greater one");
+}
+
+#[test]
+fn time_never_goes_back_and_many_seconds_are_equal() {
+    let (mut equal, mut all) = (0, 0);
+    for life in lives(2) {
+        for pair in life.occurrences.windows(2) {
+            assert!(pair[0].created <= pair[1].created, "{}", life.subscription_id);
+            equal += usize::from(pair[0].created == pair[1].created);
+            all += 1;
+        }
+    }
+    assert!(equal * 3 > all, "{equal} of {all}");
+}
+
+#[test]
+fn ids_are_unique_across_runs() {
+    let mut seen = HashSet::new();
+    for tag in ["a", "b"] {
+        for life in life::lives(3, 100, &Ids::new(3, tag)) {
+            assert!(seen.insert(life.subscription_id));
+            assert!(life.occurrences.into_iter().all(|occurrence| seen.insert(occurrence.event_id)));
+        }
+    }
+}
+
+#[test]
+fn within_the_last_second_former_values_lead_back_one_way_unless_it_is_for_stripe_to_decide() {
+    for life in lives(4) {
+        let Some(last) = life.occurrences.iter().rfind(|it| it.what.shows_the_subscription()) else { continue };
+        let told = life.occurrences.iter().enumerate();
+        let updates: Vec<_> = told
+            .filter(|(_, it)| it.created == last.created && it.what == What::Updated)
+            .map(|(index, _)| payload::event(&life, index).unwrap()["data"].take())
+            .collect();
+        // An earlier change that is undone by a later one would look as if it came after it.
+        let is_undone = updates.iter().enumerate().any(|(at, earlier)| {
+            let changed = &earlier["previous_attributes"];
+            let former = previous::applied_backwards(changed, &earlier["object"]);
+            let is_back =
+                |later: &Value| changed.as_object().unwrap().keys().all(|name| later["object"][name] == former[name]);
+            updates[at + 1..].iter().any(is_back)
+        });
+        assert_eq!(is_undone, life.is_for_stripe_to_decide, "{}", life.subscription_id);
+    }
+}
+
+#[test]
+fn every_kind_of_life_is_drawn() {
+    let lives = lives(5);
+    let has = |predicate: &dyn Fn(&Life) -> bool| lives.iter().any(predicate);
+    let told = |what: What| move |life: &Life| life.occurrences.iter().any(|it| it.what == what);
+    for what in [What::Created, What::Paused, What::Resumed, What::TrialWillEnd, What::Deleted, What::Checkout] {
+        assert!(has(&told(what.clone())), "{what:?}");
+    }
+    for link in [Link::CustomerBefore, Link::CustomerDuring, Link::PatchedDuring, Link::CheckoutBefore] {
+        assert!(has(&|life| life.account.link == link), "{link:?}");
+    }
+    for status in ["active", "trialing", "past_due", "paused", "canceled", "incomplete_expired"] {
+        assert!(has(&|life| Truth::of(life).unwrap().state.status == status), "{status}");
+    }
+    assert!(has(&|life| life.is_for_stripe_to_decide) && has(&|life| life.account.local_plan.is_some()));
+    assert!(has(&|life| life.customer_id != life.account.customer_id), "a second customer");
+    assert!(has(&|life| life.shape == Shape::Classic) && has(&|life| life.shape == Shape::Basil));
+}
+
+#[test]
+fn an_invoice_names_its_subscription_where_its_version_does() {
+    for life in lives(6) {
+        for event in events(&life).iter().filter(|event| event["data"]["object"]["object"] == "invoice") {
+            let path = match life.shape {
+                Shape::Classic => "/data/object/subscription",
+                Shape::Basil => "/data/object/parent/subscription_details/subscription",
+            };
+            assert_eq!(event.pointer(path).unwrap(), &Value::from(life.subscription_id.clone()));
+        }
+    }
+}
+
+#[test]
+fn every_event_is_sent_and_every_account_is_made() {
+    let lives = lives(9);
+    let jobs = queue::shuffled(9, &lives, 20);
+    let mut sent = HashSet::new();
+    let mut accounts: HashSet<_> =
+        lives.iter().filter(|life| life.account.link.has_account_before()).map(|life| life.account.id).collect();
+    for job in &jobs {
+        match job {
+            Job::Deliver(delivery) => drop(sent.insert((delivery.life, delivery.occurrence))),
+            Job::CreateAccount { account } => assert!(accounts.insert(account.id), "made twice"),
+            Job::LinkCustomer { account } => assert!(accounts.contains(&account.id), "not made before"),
+        }
+    }
+    let events: usize = lives.iter().map(|life| life.occurrences.len()).sum();
+    assert_eq!(sent.len(), events);
+    assert!(lives.iter().all(|life| accounts.contains(&life.account.id)));
+    let deliveries = jobs.iter().filter(|job| matches!(job, Job::Deliver(_))).count();
+    assert!((events * 115..events * 135).contains(&(deliveries * 100)), "{deliveries} deliveries of {events} events");
+}
