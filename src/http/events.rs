@@ -33,11 +33,11 @@ pub struct ListQuery {
     #[param(nullable = false, min_length = 1, max_length = 255)]
     subscription: Option<String>,
     /// Only events that concerned this account of ours.
-    #[param(nullable = false)]
-    account: Option<Uuid>,
+    #[param(nullable = false, value_type = Option<Uuid>)]
+    account: Option<String>,
     /// The most events to answer.
-    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
-    limit: Option<u8>,
+    #[param(nullable = false, value_type = Option<u8>, minimum = 1, maximum = 100, default = 20)]
+    limit: Option<String>,
     /// Only events that come behind this one in the list: the last id of the page before.
     #[param(nullable = false, min_length = 1, max_length = 255)]
     starting_after: Option<String>,
@@ -60,10 +60,11 @@ pub async fn list(
     state: Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=100).contains(&limit) {
-        return Err(ApiError::InvalidRequest("`limit` must be a whole number from 1 to 100".to_owned()));
-    }
+    let limit = limit(query.limit.as_deref())?;
+    let account = match &query.account {
+        None => None,
+        Some(id) => Some(Uuid::try_parse(id).map_err(|_| ApiError::InvalidRequest("`account` is no UUID".to_owned()))?),
+    };
     for (name, text) in [
         ("type", &query.r#type),
         ("customer", &query.customer),
@@ -77,11 +78,19 @@ pub async fn list(
         status: query.status.map(|status| status.as_str().to_owned()),
         customer: query.customer,
         subscription: query.subscription,
-        account: query.account,
+        account,
     };
     let page = state.service.events(filter, query.starting_after, limit).await.map_err(ApiError::of_request)?;
     let page = page.ok_or_else(|| ApiError::InvalidRequest("`starting_after` is no event's id".to_owned()))?;
     Ok(HttpResponse::Ok().json(Events::from(page)))
+}
+
+fn limit(given: Option<&str>) -> Result<u8, ApiError> {
+    match given.map(str::parse::<u8>) {
+        None => Ok(DEFAULT_LIMIT),
+        Some(Ok(limit @ 1..=100)) => Ok(limit),
+        Some(_) => Err(ApiError::InvalidRequest("`limit` must be a whole number from 1 to 100".to_owned())),
+    }
 }
 
 /// `GET /events/{id}`.

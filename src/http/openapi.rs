@@ -21,7 +21,7 @@ use super::{accounts, error, events, health, metrics, views, webhook};
 /// The cookie that `/admin` sets.
 const SESSION_COOKIE: &str = "subledger_session";
 
-const NO_HEADERS: &[(&str, &str)] = &[];
+const NO_HEADERS: &[(&str, Type, &str)] = &[];
 
 /// Every error: its name here, its status, the codes that it can have, and headers that come with it.
 const ERRORS: [ErrorKind; 12] = [
@@ -45,7 +45,7 @@ const ERRORS: [ErrorKind; 12] = [
         status: StatusCode::UNAUTHORIZED,
         codes: &["unauthorized"],
         description: "The admin token is absent or wrong",
-        headers: &[("WWW-Authenticate", "`Bearer`")],
+        headers: &[("WWW-Authenticate", Type::String, "`Bearer`")],
     },
     ErrorKind {
         name: "Forbidden",
@@ -66,7 +66,7 @@ const ERRORS: [ErrorKind; 12] = [
         status: StatusCode::METHOD_NOT_ALLOWED,
         codes: &["method_not_allowed"],
         description: "To any method that the path does not take",
-        headers: &[("Allow", "The methods that it takes")],
+        headers: &[("Allow", Type::String, "The methods that it takes")],
     },
     ErrorKind {
         name: "RequestTimeout",
@@ -108,7 +108,7 @@ const ERRORS: [ErrorKind; 12] = [
         status: StatusCode::SERVICE_UNAVAILABLE,
         codes: &["unavailable"],
         description: "The database or Stripe's API is out of reach, or there was no connection in time",
-        headers: &[("Retry-After", "Seconds after which to come again")],
+        headers: &[("Retry-After", Type::Integer, "Seconds after which to come again")],
     },
 ];
 
@@ -117,7 +117,7 @@ struct ErrorKind {
     status: StatusCode,
     codes: &'static [&'static str],
     description: &'static str,
-    headers: &'static [(&'static str, &'static str)],
+    headers: &'static [(&'static str, Type, &'static str)],
 }
 
 impl ErrorKind {
@@ -128,15 +128,17 @@ impl ErrorKind {
         let response = ResponseBuilder::new()
             .description(self.description)
             .content("application/json", ContentBuilder::new().schema(Some(body)).build());
-        let header = |description: &str| {
+        let header = |schema_type: &Type, description: &str| {
             HeaderBuilder::new()
-                .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+                .schema(Some(ObjectBuilder::new().schema_type(schema_type.clone())))
                 .description(Some(description))
                 .build()
         };
         self.headers
             .iter()
-            .fold(response, |response, (name, description)| response.header(*name, header(description)))
+            .fold(response, |response, (name, schema_type, description)| {
+                response.header(*name, header(schema_type, description))
+            })
             .build()
     }
 }
