@@ -7,5 +7,7 @@
 mod support;
 
 mod events;
+mod logs;
 mod metrics;
+mod openapi;
 mod webhook;
