@@ -1,7 +1,7 @@
 //! Every error that a client can get, and the one form that all of them have.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 use thiserror::Error;
@@ -52,8 +52,8 @@ pub enum ApiError {
     #[error("there is no {0}")]
     NotFound(&'static str),
     /// 405.
-    #[error("the path takes {0}")]
-    MethodNotAllowed(String),
+    #[error("the path does not take this method")]
+    MethodNotAllowed,
     /// 408.
     #[error("the body did not arrive in time")]
     RequestTimeout,
@@ -84,7 +84,7 @@ impl ApiError {
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED),
             Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN),
             Self::NotFound(_) => ("not_found", StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed(_) => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
+            Self::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
             Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT),
             Self::Conflict(_) => ("conflict", StatusCode::CONFLICT),
             Self::PayloadTooLarge(_) => ("payload_too_large", StatusCode::PAYLOAD_TOO_LARGE),
@@ -113,7 +113,6 @@ impl ResponseError for ApiError {
         let (code, status) = self.kind();
         let mut response = HttpResponseBuilder::new(status);
         match self {
-            Self::MethodNotAllowed(methods) => response.insert_header((ALLOW, methods.as_str())),
             Self::Unavailable => response.insert_header((RETRY_AFTER, RETRY_AFTER_SECS)),
             Self::Unauthorized => response.insert_header((WWW_AUTHENTICATE, "Bearer")),
             // What is left of the body is not read.

@@ -238,7 +238,9 @@ impl Modify for Rest {
         let cookie = ApiKeyValue::with_description(SESSION_COOKIE, "Set by `/admin` once the token was entered there");
         components.add_security_scheme("cookie", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
         for operation in document.paths.paths.values_mut().flat_map(operations) {
-            operation.responses.responses.append(&mut references(&["MethodNotAllowed"]));
+            for (status, response) in references(&["MethodNotAllowed"]) {
+                operation.responses.responses.entry(status).or_insert(response);
+            }
         }
     }
 }
@@ -257,6 +259,12 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         (status = UNAUTHORIZED, description = "The form that asks for the token", body = String,
          content_type = "text/html"),
         (status = FORBIDDEN, description = "No `ADMIN_TOKEN` is configured", body = String, content_type = "text/html"),
+        (status = METHOD_NOT_ALLOWED, description = "To any method that the path does not take", body = String,
+         content_type = "text/html"),
+        (status = INTERNAL_SERVER_ERROR, description = "Something went wrong; the log says what", body = String,
+         content_type = "text/html"),
+        (status = SERVICE_UNAVAILABLE, description = "The database is out of reach", body = String,
+         content_type = "text/html", headers(("Retry-After" = u32, description = "Seconds after which to come again"))),
     ),
 )]
 #[expect(dead_code, reason = "documents what the page itself answers")]

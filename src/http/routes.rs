@@ -1,9 +1,12 @@
 //! Every path of the contract, and which methods it takes.
 
+use std::future::ready;
+
 use actix_web::guard::{Any, Get, Head};
 use actix_web::http::Method;
+use actix_web::http::header::ALLOW;
 use actix_web::web::{self, PathConfig, ServiceConfig};
-use actix_web::{FromRequest, Handler, Resource, Responder, Route};
+use actix_web::{FromRequest, Handler, Resource, Responder, ResponseError, Route};
 
 use super::{ApiError, WEBHOOK_PATH, accounts, error, events, health, metrics, openapi, webhook};
 
@@ -66,7 +69,9 @@ impl Endpoint {
 
     fn into_resource(self) -> Resource {
         let allowed = self.methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-        let refuse = move || std::future::ready(Err::<&str, _>(ApiError::MethodNotAllowed(allowed.clone())));
+        let refuse = move || {
+            ready(ApiError::MethodNotAllowed.error_response().customize().insert_header((ALLOW, allowed.as_str())))
+        };
         let resource = web::resource(self.path).default_service(web::to(refuse));
         self.routes.into_iter().fold(resource, Resource::route)
     }
