@@ -1,6 +1,7 @@
 //! The server as a whole: built, then run until it is told to stop.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
@@ -50,8 +51,10 @@ impl Application {
             stripe: config.stripe,
             plans: config.plans,
             entitled_statuses: config.entitled_statuses,
+            metrics: Arc::default(),
             runtime: Handle::current(),
         });
+        service.remember_last_event().await.context("cannot read when the last event came")?;
         let state = Data::new(State {
             service,
             webhook_secrets: config.webhook_secrets,

@@ -45,7 +45,7 @@ pub struct Options {
     /// API key for calls to Stripe; without it nothing calls out
     #[arg(long, env, global = true, hide_env_values = true, value_name = "KEY")]
     stripe_secret_key: Option<String>,
-    /// Where Stripe's API is [default: https://api.stripe.com]
+    /// Where Stripe's API is [default: `https://api.stripe.com`]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "URL")]
     stripe_api_base: Option<String>,
     /// The most that one call to Stripe may take, connecting included [default: 8000]

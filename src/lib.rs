@@ -11,7 +11,7 @@
 //! 7. [`db`] holds one query per function, the pool, and the migrations.
 //!
 //! Around them: [`config`] reads the environment, [`app`] starts and stops the server, [`commands`] are the jobs of
-//! the command line, [`logging`] writes the log. Where nothing is configured, [`home`] keeps the secrets and
+//! the command line, [`logging`] writes the log, [`metrics`] counts. Where nothing is configured, [`home`] keeps the secrets and
 //! [`postgres`] runs a private PostgreSQL.
 
 pub mod app;
@@ -22,6 +22,7 @@ pub mod handlers;
 pub mod home;
 pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod ordering;
 pub mod postgres;
 pub mod secret;

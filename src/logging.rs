@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use chrono::{SecondsFormat, Utc};
-use log::Record;
 use log::kv::{self, Key, Value, VisitSource};
+use log::{Level, Log, Metadata, Record};
 use serde_json::Map;
 
 use crate::config::LogFormat;
@@ -18,8 +18,33 @@ pub fn init(format: LogFormat, filter: &str) {
         LogFormat::Text => builder.format(write_text::<env_logger::fmt::Formatter>),
         LogFormat::Json => builder.format(write_json::<env_logger::fmt::Formatter>),
     };
+    let logger = builder.build();
+    let most = logger.filter();
     // Fails where there is a logger already, as in tests; that one then serves.
-    builder.try_init().ok();
+    if log::set_boxed_logger(Box::new(Discreet(logger))).is_ok() {
+        log::set_max_level(most);
+    }
+}
+
+/// Keeps other crates from saying more than `info`, whatever the filter asks for: the database's driver would show
+/// the parameters of every statement, payloads among them.
+struct Discreet<L>(L);
+
+impl<L: Log> Log for Discreet<L> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let crate_name = metadata.target().split("::").next();
+        (metadata.level() <= Level::Info || crate_name == Some(env!("CARGO_CRATE_NAME"))) && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 fn now() -> String {
@@ -32,7 +57,7 @@ fn write_text<W: Write>(out: &mut W, record: &Record<'_>) -> io::Result<()> {
         // Writing to a string does not fail.
         write!(line, " {key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)).ok();
     }
-    let line = line.replace(char::is_control, "\u{fffd}");
+    let line = line.replace(is_for_terminals, "\u{fffd}");
     writeln!(out, "{} {:5} {} {line}", now(), record.level(), record.target())
 }
 
@@ -43,7 +68,21 @@ fn write_json<W: Write>(out: &mut W, record: &Record<'_>) -> io::Result<()> {
     entry.insert("target".to_owned(), record.target().into());
     entry.insert("message".to_owned(), record.args().to_string().into());
     entry.extend(fields(record));
-    writeln!(out, "{}", serde_json::Value::Object(entry))
+    let mut line = String::new();
+    for char in serde_json::Value::Object(entry).to_string().chars() {
+        // JSON lets these stand as they are within a string. Writing to a string does not fail.
+        if is_for_terminals(char) {
+            write!(line, "\\u{:04x}", u32::from(char)).ok();
+        } else {
+            line.push(char);
+        }
+    }
+    writeln!(out, "{line}")
+}
+
+/// Whether a character could move a terminal's cursor, or be taken for the end of a line.
+fn is_for_terminals(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}' | '\u{2029}')
 }
 
 fn fields(record: &Record<'_>) -> Map<String, serde_json::Value> {
@@ -78,12 +117,28 @@ mod tests {
     }
 
     #[test]
+    fn other_crates_say_no_more_than_info() {
+        let logger = Discreet(env_logger::Builder::new().parse_filters("trace,tokio_postgres=trace").build());
+        for (level, target, expected) in [
+            (Level::Trace, "subledger::http::webhook", true),
+            (Level::Info, "actix_server::builder", true),
+            (Level::Debug, "tokio_postgres::query", false),
+            (Level::Trace, "subledger_but_another", false),
+        ] {
+            assert_eq!(logger.enabled(&Metadata::builder().level(level).target(target).build()), expected, "{target}");
+        }
+    }
+
+    #[test]
     fn an_entry_is_one_line_whatever_it_holds() {
         for format in [LogFormat::Text, LogFormat::Json] {
-            let line = written(format, format_args!("a\nb\u{1b}[31m"));
-            assert_eq!(line.matches('\n').count(), 1, "{line}");
-            assert!(!line.contains('\u{1b}'), "{line}");
+            let line = written(format, format_args!("a\nb\u{1b}[31m\u{7f}\u{85}\u{9b}\u{2028}"));
+            let line = line.strip_suffix('\n').unwrap();
+            assert!(!line.contains(is_for_terminals), "{line:?}");
         }
+        let entry = written(LogFormat::Json, format_args!("\u{9b}\u{2029}é\\"));
+        let entry: serde_json::Value = serde_json::from_str(&entry).unwrap();
+        assert_eq!(entry["message"], "\u{9b}\u{2029}é\\");
         let entry: serde_json::Value = serde_json::from_str(&written(LogFormat::Json, format_args!("done"))).unwrap();
         assert_eq!(entry["message"], "done");
         assert_eq!(entry["outcome"], "applied");

@@ -73,6 +73,7 @@ CREATE TABLE stripe_events (
 );
 
 CREATE INDEX stripe_events_received_at_idx ON stripe_events (received_at, id);
+CREATE INDEX stripe_events_type_idx ON stripe_events (type, received_at, id);
 CREATE INDEX stripe_events_subscription_id_idx ON stripe_events (subscription_id) WHERE subscription_id IS NOT NULL;
 CREATE INDEX stripe_events_customer_id_idx ON stripe_events (customer_id) WHERE customer_id IS NOT NULL;
 CREATE INDEX stripe_events_account_id_idx ON stripe_events (account_id) WHERE account_id IS NOT NULL;
@@ -102,4 +103,6 @@ CREATE TABLE event_failures (
 );
 
 CREATE INDEX event_failures_event_id_idx ON event_failures (event_id, id);
-CREATE INDEX event_failures_failed_at_idx ON event_failures (failed_at);
+CREATE INDEX event_failures_failed_at_idx ON event_failures (failed_at, event_id);
+CREATE INDEX event_failures_customer_id_idx ON event_failures (customer_id) WHERE customer_id IS NOT NULL;
+CREATE INDEX event_failures_subscription_id_idx ON event_failures (subscription_id) WHERE subscription_id IS NOT NULL;

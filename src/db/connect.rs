@@ -10,10 +10,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::tls::{self, Verification};
 
-/// Bounds on every session, so that nothing that hangs holds a connection, a lock or a transaction for long.
+/// Bounds on every session, so that nothing that hangs holds a connection, a lock or a transaction for long. And no
+/// compiling of queries: none of ours runs long enough to earn the tenth of a second that it takes.
 const SESSION_SETTINGS: &str = "
     SET statement_timeout = '10s';
     SET lock_timeout = '5s';
+    SET jit = off;
     SET idle_in_transaction_session_timeout = '10s'";
 
 /// Lets the server notice within a tenth of a second that we have gone while a statement waits. Not every platform

@@ -56,6 +56,11 @@ pub async fn find(conn: &mut Conn, id: &str) -> QueryResult<Option<(String, Stri
     table::table.find(id).select((table::outcome, sql::<Text>("payload::text"))).first(conn).await.optional()
 }
 
+/// When the newest event came; `None` where none ever has.
+pub async fn last_received_at(conn: &mut Conn) -> QueryResult<Option<DateTime<Utc>>> {
+    table::table.select(diesel::dsl::max(table::received_at)).first(conn).await
+}
+
 /// Locks an event that is parked and returns its payload as JSON text; `None` where it is parked no longer.
 pub async fn lock_parked(conn: &mut Conn, id: &str) -> QueryResult<Option<String>> {
     table::table

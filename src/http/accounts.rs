@@ -5,30 +5,43 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::auth::Admin;
-use super::{ApiError, State, body, views};
+use super::views::Account;
+use super::{ApiError, State, body, openapi};
 use crate::service::{AccountChange, Linked, NewAccount};
 
-/// The longest name and customer id that is taken, in bytes.
-const MAX_TEXT_BYTES: usize = 255;
+/// The longest name and customer id that is taken, in characters.
+const MAX_TEXT_CHARS: usize = 255;
 
-#[derive(Deserialize)]
+/// An account to create.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CreateBody {
+#[schema(as = NewAccount)]
+pub struct CreateBody {
+    /// Made up where it is absent.
     id: Option<Uuid>,
+    #[schema(max_length = 255, pattern = "^[^\\u0000]*$")]
     name: String,
+    /// A customer to link; what was parked for it is applied.
+    #[schema(min_length = 1, max_length = 255, pattern = "^[^\\u0000]*$")]
     stripe_customer_id: Option<String>,
 }
 
-/// In a change, what is absent stays; null would have to unlink, and a customer stays linked.
-#[derive(Deserialize)]
+/// What to change about an account. What is absent stays.
+// Null would have to unlink, and a customer stays linked.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ChangeBody {
+#[schema(as = AccountChange)]
+pub struct ChangeBody {
     #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, max_length = 255, pattern = "^[^\\u0000]*$")]
     name: Option<String>,
+    /// A customer to link; what was parked for it is applied. The former one stays linked, as a further one.
     #[serde(default, deserialize_with = "not_null")]
+    #[schema(nullable = false, min_length = 1, max_length = 255, pattern = "^[^\\u0000]*$")]
     stripe_customer_id: Option<String>,
 }
 
@@ -37,6 +50,17 @@ fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
 }
 
 /// `POST /api/v1/accounts`.
+#[utoipa::path(
+    post, path = "/api/v1/accounts", tag = "accounts", operation_id = "createAccount",
+    summary = "Create an account",
+    request_body = CreateBody,
+    security(("bearer" = []), ("cookie" = [])),
+    responses(
+        (status = CREATED, description = "The account, with all that was parked for it applied", body = Account,
+         headers(("Location" = String, description = "The account's path"))),
+        openapi::InvalidRequest, openapi::BodyRefused, openapi::Conflict, openapi::AdminsOnly, openapi::Failures,
+    ),
+)]
 pub async fn create(
     _: Admin,
     request: HttpRequest,
@@ -50,16 +74,38 @@ pub async fn create(
     let linked = state.service.create_account(account).await.map_err(ApiError::of_request)?;
     let id = done(linked)?;
     let view = find(&state, id).await?;
-    Ok(HttpResponse::Created().insert_header((LOCATION, format!("/api/v1/accounts/{id}"))).json(views::account(&view)))
+    Ok(HttpResponse::Created().insert_header((LOCATION, format!("/api/v1/accounts/{id}"))).json(Account::from(view)))
 }
 
 /// `GET /api/v1/accounts/{id}`.
+#[utoipa::path(
+    get, path = "/api/v1/accounts/{id}", tag = "accounts", operation_id = "account",
+    summary = "An account, its subscriptions, and what it is entitled to",
+    params(("id" = Uuid, Path, description = "The account's id")),
+    security(("bearer" = []), ("cookie" = [])),
+    responses(
+        (status = OK, description = "The account", body = Account),
+        openapi::NotFound, openapi::AdminsOnly, openapi::Failures,
+    ),
+)]
 pub async fn show(_: Admin, id: Path<String>, state: Data<State>) -> Result<HttpResponse, ApiError> {
     let view = find(&state, account_id(&id)?).await?;
-    Ok(HttpResponse::Ok().json(views::account(&view)))
+    Ok(HttpResponse::Ok().json(Account::from(view)))
 }
 
 /// `PATCH /api/v1/accounts/{id}`.
+#[utoipa::path(
+    patch, path = "/api/v1/accounts/{id}", tag = "accounts", operation_id = "changeAccount",
+    summary = "Rename an account, or link a customer",
+    params(("id" = Uuid, Path, description = "The account's id")),
+    request_body = ChangeBody,
+    security(("bearer" = []), ("cookie" = [])),
+    responses(
+        (status = OK, description = "The account as it is now", body = Account),
+        openapi::InvalidRequest, openapi::BodyRefused, openapi::NotFound, openapi::Conflict, openapi::AdminsOnly,
+        openapi::Failures,
+    ),
+)]
 pub async fn change(
     _: Admin,
     id: Path<String>,
@@ -75,7 +121,7 @@ pub async fn change(
     check_customer(stripe_customer_id.as_deref())?;
     let change = AccountChange { id, name, customer: stripe_customer_id };
     done(state.service.change_account(change).await.map_err(ApiError::of_request)?)?;
-    Ok(HttpResponse::Ok().json(views::account(&find(&state, id).await?)))
+    Ok(HttpResponse::Ok().json(Account::from(find(&state, id).await?)))
 }
 
 fn done(linked: Linked) -> Result<Uuid, ApiError> {
@@ -111,10 +157,10 @@ fn check_customer(customer: Option<&str>) -> Result<(), ApiError> {
 }
 
 /// PostgreSQL's text cannot hold a NUL.
-fn check_text(field: &str, text: &str, least: usize) -> Result<(), ApiError> {
-    if text.contains('\0') || !(least..=MAX_TEXT_BYTES).contains(&text.len()) {
+pub fn check_text(field: &str, text: &str, least: usize) -> Result<(), ApiError> {
+    if text.contains('\0') || !(least..=MAX_TEXT_CHARS).contains(&text.chars().count()) {
         return Err(ApiError::InvalidRequest(format!(
-            "`{field}` must have {least} to {MAX_TEXT_BYTES} bytes and no NUL"
+            "`{field}` must have {least} to {MAX_TEXT_CHARS} characters and no NUL"
         )));
     }
     Ok(())

@@ -3,15 +3,32 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
-use serde_json::json;
+use serde::Serialize;
 use thiserror::Error;
+use utoipa::ToSchema;
 
+use super::request_id;
 use crate::service::ServiceError;
 use crate::stripe::InvalidPayload;
 use crate::verify::SignatureError;
 
 /// Seconds after which a client that was turned away for want of something may come again.
 const RETRY_AFTER_SECS: u32 = 5;
+
+/// Every error, on every path.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorView {
+    error: ErrorDetail,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ErrorDetail {
+    /// What happened, for programs.
+    code: &'static str,
+    /// What happened, for people. Of a 5xx it says nothing internal.
+    message: String,
+}
 
 /// An answer that is no success. What it displays is what the client reads.
 #[derive(Debug, Error)]
@@ -79,7 +96,7 @@ impl ApiError {
 
     /// The answer to an admin whose request failed in the service; logs the cause.
     pub fn of_request(error: ServiceError) -> Self {
-        log::error!("a request failed: {}", error.chain());
+        log::error!(request_id = request_id::current(); "a request failed: {}", error.chain());
         match error {
             ServiceError::Unavailable(_) => Self::Unavailable,
             ServiceError::Failed(_) => Self::Internal,
@@ -102,16 +119,11 @@ impl ResponseError for ApiError {
             Self::PayloadTooLarge(_) | Self::RequestTimeout => response.insert_header((CONNECTION, "close")),
             _ => &mut response,
         };
-        response.json(json!({"error": {"code": code, "message": self.to_string()}}))
+        response.json(ErrorView { error: ErrorDetail { code, message: self.to_string() } })
     }
 }
 
 /// For every path that is none of ours.
 pub async fn not_found() -> Result<HttpResponse, ApiError> {
     Err(ApiError::NotFound("such path"))
-}
-
-/// For every method that a path of ours does not take.
-pub async fn method_not_allowed() -> Result<HttpResponse, ApiError> {
-    Err(ApiError::MethodNotAllowed)
 }

@@ -8,17 +8,19 @@ mod disconnect;
 mod error;
 mod events;
 mod health;
+mod metrics;
+mod openapi;
 mod request_id;
+mod routes;
 mod views;
 mod webhook;
 
 use std::time::Duration;
 
-use actix_web::web::{self, ServiceConfig};
-
 pub use disconnect::remember_socket;
 pub use error::ApiError;
 pub use request_id::assign;
+pub use routes::routes;
 
 use crate::secret::Secret;
 use crate::service::Service;
@@ -41,23 +43,4 @@ pub struct State {
     pub body_limit: usize,
     /// The most that a body may take to arrive.
     pub body_timeout: Duration,
-}
-
-/// Sets up every route. Expects `web::Data<State>` in the app.
-pub fn routes(config: &mut ServiceConfig) {
-    let resource = |path: &str| web::resource(path).default_service(web::to(error::method_not_allowed));
-    config
-        .service(resource(WEBHOOK_PATH).route(web::post().to(webhook::receive)))
-        .service(resource("/health").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
-        .service(resource("/health/live").route(web::get().to(health::live)).route(web::head().to(health::live)))
-        .service(resource("/events").route(web::get().to(events::list)))
-        .service(resource("/events/{id}").route(web::get().to(events::show)))
-        .service(resource("/events/{id}/replay").route(web::post().to(events::replay)))
-        .service(resource("/api/v1/accounts").route(web::post().to(accounts::create)))
-        .service(
-            resource("/api/v1/accounts/{id}")
-                .route(web::get().to(accounts::show))
-                .route(web::patch().to(accounts::change)),
-        )
-        .default_service(web::to(error::not_found));
 }

@@ -1,102 +1,279 @@
-//! How events and accounts look from outside: the contract's fields, in its names.
+//! How answers look from outside: the contract's fields, in its names. Times are RFC 3339 in UTC.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::{Map, Value, json};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::db::failures::Failure;
 use crate::db::listing::Listed;
 use crate::db::subscriptions::Row;
-use crate::service::{AccountView, EventPage, EventView};
+use crate::service::{AccountView, Entitlement, EventPage, EventView};
 
-/// One event, alone: with its payload.
-pub fn event(view: &EventView) -> Value {
-    let mut event = listed(&view.event, &view.failures);
-    event["payload"] = match &view.payload {
-        Some(payload) => serde_json::from_str(payload).unwrap_or_else(|_| payload.clone().into()),
-        None => Value::Null,
-    };
-    event
+/// What became of an event; `failed` when every attempt so far failed.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = EventStatus)]
+pub enum Status {
+    Applied,
+    Stale,
+    Ignored,
+    Parked,
+    Failed,
+}
+
+impl Status {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Stale => "stale",
+            Self::Ignored => "ignored",
+            Self::Parked => "parked",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// `applied`: the subscription now shows this event's state. `stale`: a newer state was already there. `ignored`: a
+/// type that no handler wants. `parked`: the customer is linked to no account yet. `duplicate`: recorded before.
+#[derive(ToSchema)]
+#[schema(as = Outcome, rename_all = "lowercase")]
+#[expect(dead_code, reason = "the words come from the service; this lists them for the schema")]
+enum OutcomeWord {
+    Applied,
+    Stale,
+    Ignored,
+    Parked,
+    Duplicate,
+}
+
+/// What a delivery or a replay came to. It is on disk.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Recorded {
+    /// Whether this request recorded it; false where it was recorded before.
+    pub applied: bool,
+    #[schema(value_type = OutcomeWord)]
+    pub outcome: String,
+}
+
+/// An event, as it is in lists.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ListedEvent)]
+pub struct EventInList {
+    #[schema(example = "evt_1MtwBwLkdIwHu7ix28a3tqPa")]
+    id: String,
+    #[schema(example = "customer.subscription.updated")]
+    r#type: String,
+    #[schema(value_type = Status)]
+    status: String,
+    /// Stripe's time.
+    #[schema(required)]
+    created: Option<DateTime<Utc>>,
+    /// When it first came.
+    received_at: DateTime<Utc>,
+    /// The API version that the payload's shape follows.
+    #[schema(required)]
+    api_version: Option<String>,
+    livemode: bool,
+    /// The connected account that it is about.
+    #[schema(required, example = "acct_1032D82eZvKYlo2C")]
+    connect_account: Option<String>,
+    #[schema(required, example = "cus_NffrFeUfNV2Hib")]
+    customer: Option<String>,
+    #[schema(required, example = "sub_1MowQVLkdIwHu7ixeRlqHVzs")]
+    subscription: Option<String>,
+    /// The account of ours that it concerned; null while it is parked or has only ever failed.
+    #[schema(required)]
+    account: Option<Uuid>,
+    /// The failed attempts, newest first.
+    failures: Vec<FailedAttempt>,
+}
+
+/// An event, alone.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub struct Event {
+    #[serde(flatten)]
+    listed: EventInList,
+    /// As it was received; null where only failures are left and none of them kept it.
+    payload: Value,
+}
+
+/// One failed attempt at an event.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FailedAttempt {
+    failed_at: DateTime<Utc>,
+    /// Why, with every cause.
+    error: String,
 }
 
 /// A page of events.
-pub fn events(page: &EventPage) -> Value {
-    let data: Vec<_> = page.events.iter().map(|(event, failures)| listed(event, failures)).collect();
-    json!({"data": data, "has_more": page.has_more})
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventList)]
+pub struct Events {
+    /// Newest first.
+    data: Vec<EventInList>,
+    /// Whether there are older ones: ask again with `starting_after` set to the last id.
+    has_more: bool,
 }
 
-fn listed(event: &Listed, failures: &[Failure]) -> Value {
-    json!({
-        "id": event.id,
-        "type": event.type_,
-        "status": event.status,
-        "created": time(event.created),
-        "received_at": time(Some(event.received_at)),
-        "api_version": event.api_version,
-        "livemode": event.livemode,
-        "connect_account": event.connect_account,
-        "customer": event.customer_id,
-        "subscription": event.subscription_id,
-        "account": event.account_id,
-        "failures": failures.iter().map(failure).collect::<Vec<_>>(),
-    })
+/// An account of the application.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Account {
+    id: Uuid,
+    name: String,
+    /// The one that stands in the account itself first.
+    stripe_customer_ids: Vec<String>,
+    /// Newest first.
+    subscriptions: Vec<Subscription>,
+    entitlement: EntitlementView,
 }
 
-fn failure(failure: &Failure) -> Value {
-    json!({"failed_at": time(Some(failure.failed_at)), "error": failure.error})
+/// What an account is entitled to, and because of what.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Entitlement)]
+pub struct EntitlementView {
+    entitled: bool,
+    /// Why, or why not, in words.
+    reason: String,
+    #[schema(required)]
+    plan: Option<String>,
+    #[schema(required)]
+    seat_limit: Option<i32>,
+    /// The end of what is certain.
+    #[schema(required)]
+    until: Option<DateTime<Utc>>,
+    /// The event that brought the subscription into this state.
+    #[schema(required)]
+    since_event: Option<String>,
 }
 
-/// One account.
-pub fn account(view: &AccountView) -> Value {
-    let entitlement = &view.entitlement;
-    json!({
-        "id": view.account.id,
-        "name": view.account.name,
-        "stripe_customer_ids": view.customers,
-        "subscriptions": view.subscriptions.iter().map(subscription).collect::<Vec<_>>(),
-        "entitlement": {
-            "entitled": entitlement.entitled,
-            "reason": entitlement.reason,
-            "plan": entitlement.plan,
-            "seat_limit": entitlement.seat_limit,
-            "until": time(entitlement.until),
-            "since_event": entitlement.since_event,
-        },
-    })
+/// A row of the table `subscriptions`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Subscription {
+    id: Uuid,
+    account_id: Uuid,
+    #[schema(required)]
+    plan: Option<String>,
+    /// Stripe's word as it is, also one that is not known today.
+    #[schema(example = "active")]
+    status: String,
+    /// Null for a local subscription, one that the application gave.
+    #[schema(required)]
+    stripe_subscription_id: Option<String>,
+    #[schema(required)]
+    stripe_price_id: Option<String>,
+    #[schema(required)]
+    seat_limit: Option<i32>,
+    #[schema(required)]
+    current_period_start: Option<DateTime<Utc>>,
+    #[schema(required)]
+    current_period_end: Option<DateTime<Utc>>,
+    cancel_at_period_end: bool,
+    #[schema(required)]
+    cancel_at: Option<DateTime<Utc>>,
+    #[schema(required)]
+    canceled_at: Option<DateTime<Utc>>,
+    #[schema(required)]
+    ended_at: Option<DateTime<Utc>>,
+    #[schema(required)]
+    trial_end: Option<DateTime<Utc>>,
+    paused_collection: bool,
+    #[schema(required)]
+    latest_invoice_id: Option<String>,
+    /// `paid` or `payment_failed`.
+    #[schema(required)]
+    latest_invoice_status: Option<String>,
+    #[schema(required)]
+    last_event_id: Option<String>,
+    #[schema(required)]
+    last_event_created: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
 }
 
-fn subscription(row: &Row) -> Value {
-    let (state, as_of, invoice) = (&row.state, &row.as_of, &row.latest_invoice);
-    let times = [
-        ("current_period_start", state.current_period_start),
-        ("current_period_end", state.current_period_end),
-        ("cancel_at", state.cancel_at),
-        ("canceled_at", state.canceled_at),
-        ("ended_at", state.ended_at),
-        ("trial_end", state.trial_end),
-        ("last_event_created", as_of.last_event_created),
-        ("created_at", Some(row.created_at)),
-        ("updated_at", Some(row.updated_at)),
-    ];
-    let mut columns: Map<String, Value> = times.into_iter().map(|(name, at)| (name.to_owned(), time(at))).collect();
-    let others = [
-        ("id", json!(row.id)),
-        ("account_id", json!(row.account_id)),
-        ("plan", json!(state.plan)),
-        ("status", json!(state.status)),
-        ("stripe_subscription_id", json!(row.stripe_subscription_id)),
-        ("stripe_price_id", json!(state.stripe_price_id)),
-        ("seat_limit", json!(state.seat_limit)),
-        ("cancel_at_period_end", json!(state.cancel_at_period_end)),
-        ("paused_collection", json!(state.paused_collection)),
-        ("latest_invoice_id", json!(invoice.latest_invoice_id)),
-        ("latest_invoice_status", json!(invoice.latest_invoice_status)),
-        ("last_event_id", json!(as_of.last_event_id)),
-    ];
-    columns.extend(others.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    Value::Object(columns)
+impl From<Failure> for FailedAttempt {
+    fn from(Failure { failed_at, error }: Failure) -> Self {
+        Self { failed_at, error }
+    }
 }
 
-/// RFC 3339 in UTC.
-fn time(at: Option<DateTime<Utc>>) -> Value {
-    at.map_or(Value::Null, |at| at.to_rfc3339_opts(SecondsFormat::AutoSi, true).into())
+impl From<(Listed, Vec<Failure>)> for EventInList {
+    fn from((event, failures): (Listed, Vec<Failure>)) -> Self {
+        Self {
+            id: event.id,
+            r#type: event.type_,
+            status: event.status,
+            created: event.created,
+            received_at: event.received_at,
+            api_version: event.api_version,
+            livemode: event.livemode,
+            connect_account: event.connect_account,
+            customer: event.customer_id,
+            subscription: event.subscription_id,
+            account: event.account_id,
+            failures: failures.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<EventView> for Event {
+    fn from(EventView { event, failures, payload }: EventView) -> Self {
+        let payload = payload.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap_or(Value::String(text)));
+        Self { listed: (event, failures).into(), payload }
+    }
+}
+
+impl From<EventPage> for Events {
+    fn from(EventPage { events, has_more }: EventPage) -> Self {
+        Self { data: events.into_iter().map(Into::into).collect(), has_more }
+    }
+}
+
+impl From<AccountView> for Account {
+    fn from(view: AccountView) -> Self {
+        Self {
+            id: view.account.id,
+            name: view.account.name,
+            stripe_customer_ids: view.customers,
+            subscriptions: view.subscriptions.into_iter().map(Into::into).collect(),
+            entitlement: view.entitlement.into(),
+        }
+    }
+}
+
+impl From<Entitlement> for EntitlementView {
+    fn from(Entitlement { entitled, reason, plan, seat_limit, until, since_event }: Entitlement) -> Self {
+        Self { entitled, reason, plan, seat_limit, until, since_event }
+    }
+}
+
+impl From<Row> for Subscription {
+    fn from(row: Row) -> Self {
+        let (state, as_of, invoice) = (row.state, row.as_of, row.latest_invoice);
+        Self {
+            id: row.id,
+            account_id: row.account_id,
+            plan: state.plan,
+            status: state.status,
+            stripe_subscription_id: row.stripe_subscription_id,
+            stripe_price_id: state.stripe_price_id,
+            seat_limit: state.seat_limit,
+            current_period_start: state.current_period_start,
+            current_period_end: state.current_period_end,
+            cancel_at_period_end: state.cancel_at_period_end,
+            cancel_at: state.cancel_at,
+            canceled_at: state.canceled_at,
+            ended_at: state.ended_at,
+            trial_end: state.trial_end,
+            paused_collection: state.paused_collection,
+            latest_invoice_id: invoice.latest_invoice_id,
+            latest_invoice_status: invoice.latest_invoice_status,
+            last_event_id: as_of.last_event_id,
+            last_event_created: as_of.last_event_created,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
 }

@@ -4,48 +4,63 @@ use std::time::Instant;
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use chrono::Utc;
-use serde_json::json;
+use chrono::{DateTime, Utc};
 
-use super::{ApiError, State, body, disconnect, request_id};
+use super::views::Recorded as RecordedView;
+use super::{ApiError, State, body, disconnect, openapi, request_id};
+use crate::metrics::{FailureReason, Metrics};
 use crate::service::{Recorded, ServiceError};
 use crate::stripe::Event;
 use crate::verify::{SignatureError, verify};
 
 /// `POST /api/v1/webhooks/stripe`.
+#[utoipa::path(
+    post, path = super::WEBHOOK_PATH, tag = "webhook", operation_id = "receive",
+    summary = "Where Stripe delivers events",
+    description = "200 is sent only after a commit. Anything else leaves no trace of the event but a failed attempt, \
+                   and is worth a retry unless it is a 400.",
+    params((
+        "Stripe-Signature" = String, Header, max_length = 8192,
+        description = "`t=<unix seconds>,v1=<hex>`, any number of `v1`: HMAC-SHA256 over `<t>.<raw body>`, keyed with \
+                       the endpoint's whole `whsec_…` secret.",
+    )),
+    request_body(content = openapi::StripeEvent, description = "The event, exactly the bytes that were signed"),
+    responses(
+        (status = OK, description = "The event is recorded, now or before", body = RecordedView),
+        openapi::InvalidDelivery, openapi::BodyRefused, openapi::EventFailures,
+    ),
+)]
 pub async fn receive(request: HttpRequest, payload: Payload, state: Data<State>) -> Result<HttpResponse, ApiError> {
     let started = Instant::now();
-    let header = signature_header(&request)?;
-    let body = body::read(&request, payload, state.body_limit, state.body_timeout).await?;
-    let verified = verify(header, body, &state.webhook_secrets, state.tolerance_secs, Utc::now())
-        .inspect_err(|error| log::warn!(request_id = request_id::of(&request); "delivery refused: {error}"))?;
-    let event = Event::parse(&verified)
-        .inspect_err(|error| log::warn!(request_id = request_id::of(&request); "delivery refused: {error}"))?;
-    let (id, event_type) = (event.id.clone(), event.event_type.clone());
+    let request_id = request_id::of(&request);
+    let event = read(&request, payload, &state)
+        .await
+        .inspect_err(|error| log::warn!(request_id; "delivery refused: {error}"))?;
+    let mut delivery = Delivery::new(&event, request_id, started, state.service.metrics());
     let result = tokio::select! {
         result = state.service.apply(event) => result,
         // Dropping the other branch rolls back. The next delivery finds everything as if this one had never come.
-        () = disconnect::client_gone(&request) => {
-            Err(ServiceError::Unavailable(anyhow::anyhow!("the client went away")))
-        }
+        () = disconnect::client_gone(&request) => return Err(ApiError::Unavailable),
     };
-    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let request_id = request_id::of(&request);
+    delivery.end(&result);
     match result {
-        Ok(recorded) => {
-            let outcome = outcome(recorded);
-            log::info!(event_id = id, event_type, outcome, millis, request_id; "delivery");
-            let applied = recorded != Recorded::Duplicate;
-            Ok(HttpResponse::Ok().json(json!({"applied": applied, "outcome": outcome})))
-        }
-        Err(error) => {
-            log::error!(event_id = id, event_type, millis, request_id; "delivery failed: {}", error.chain());
-            Err(match error {
-                ServiceError::Unavailable(_) => ApiError::Unavailable,
-                ServiceError::Failed(_) => ApiError::EventFailed,
-            })
-        }
+        Ok(recorded) => Ok(HttpResponse::Ok()
+            .json(RecordedView { applied: recorded != Recorded::Duplicate, outcome: recorded.as_str().to_owned() })),
+        Err(ServiceError::Unavailable(_)) => Err(ApiError::Unavailable),
+        Err(ServiceError::Failed(_)) => Err(ApiError::EventFailed),
     }
+}
+
+/// The event of a delivery, once its signature is verified.
+async fn read(request: &HttpRequest, payload: Payload, state: &State) -> Result<Event, ApiError> {
+    let refused = |error: SignatureError| {
+        state.service.metrics().refusal(error);
+        ApiError::from(error)
+    };
+    let header = signature_header(request).map_err(refused)?;
+    let body = body::read(request, payload, state.body_limit, state.body_timeout).await?;
+    let verified = verify(header, body, &state.webhook_secrets, state.tolerance_secs, Utc::now()).map_err(refused)?;
+    Ok(Event::parse(&verified)?)
 }
 
 /// The header's value. One that stands there twice is not the one that Stripe sent.
@@ -55,9 +70,55 @@ fn signature_header(request: &HttpRequest) -> Result<Option<&[u8]>, SignatureErr
     if values.next().is_some() { Err(SignatureError::Malformed) } else { Ok(value) }
 }
 
-fn outcome(recorded: Recorded) -> &'static str {
-    match recorded {
-        Recorded::First(outcome) => outcome.as_str(),
-        Recorded::Duplicate => "duplicate",
+/// A delivery of a signed event, of which the log and the metrics are told once, whatever ends it: also when the
+/// server drops the request because its connection was reset.
+struct Delivery<'a> {
+    id: String,
+    event_type: String,
+    created: Option<DateTime<Utc>>,
+    request_id: String,
+    started: Instant,
+    arrived: DateTime<Utc>,
+    metrics: &'a Metrics,
+    has_ended: bool,
+}
+
+impl<'a> Delivery<'a> {
+    fn new(event: &Event, request_id: String, started: Instant, metrics: &'a Metrics) -> Self {
+        let (id, event_type, created) = (event.id.clone(), event.event_type.clone(), event.created);
+        Self { id, event_type, created, request_id, started, arrived: Utc::now(), metrics, has_ended: false }
+    }
+
+    fn end(&mut self, result: &Result<Recorded, ServiceError>) {
+        self.has_ended = true;
+        let (millis, Self { id, event_type, request_id, .. }) = (self.millis(), &*self);
+        match result {
+            Ok(recorded) => {
+                self.metrics.last_event(self.arrived);
+                if let (Recorded::First(_), Some(created)) = (recorded, self.created) {
+                    self.metrics.lag(created, self.arrived);
+                }
+                let outcome = recorded.as_str();
+                log::info!(event_id = id, event_type, outcome, millis, request_id; "delivery");
+            }
+            Err(error) => {
+                log::error!(event_id = id, event_type, millis, request_id; "delivery failed: {}", error.chain());
+            }
+        }
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Delivery<'_> {
+    fn drop(&mut self) {
+        self.metrics.handled(self.started.elapsed());
+        if !self.has_ended {
+            self.metrics.failure(FailureReason::ClientGone);
+            let (millis, Self { id, event_type, request_id, .. }) = (self.millis(), &*self);
+            log::error!(event_id = id, event_type, millis, request_id; "delivery failed: the client went away");
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use uuid::Uuid;
 
-use super::deliver::tell;
 use super::transaction::{Work, WorkError};
 use super::{Service, ServiceError};
 use crate::db::{Conn, accounts, locks};
@@ -146,7 +145,7 @@ impl Service {
         let service = self.clone();
         self.on_runtime(async move {
             let (linked, notes) = service.run(&work).await?;
-            tell(&notes);
+            service.tell(&notes);
             Ok(linked)
         })
         .await

@@ -6,6 +6,7 @@ use super::transaction::{AttemptError, Work, WorkError};
 use super::{Service, ServiceError};
 use crate::db::{Conn, events, failures};
 use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome};
+use crate::metrics::FailureReason;
 use crate::stripe::Event;
 
 /// What a delivery came to. Whatever it is, it is on disk.
@@ -15,6 +16,16 @@ pub enum Recorded {
     First(Outcome),
     /// Recorded before; nothing changed.
     Duplicate,
+}
+
+impl Recorded {
+    /// The word of the webhook's answer.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::First(outcome) => outcome.as_str(),
+            Self::Duplicate => "duplicate",
+        }
+    }
 }
 
 /// The work of a delivery: insert the idempotency row, handle the event, record the outcome.
@@ -68,19 +79,26 @@ impl Service {
         H: Handle + Send + 'static,
     {
         let service = self.clone();
-        self.on_runtime(async move {
+        let result = self.on_runtime(async move {
             let (recorded, notes) = match service.run(&Delivery { event: &event, handler: &handler }).await {
                 Ok(done) => done,
                 Err(error) => return Err(service.failed(&event, error).await),
             };
-            tell(&notes);
+            // In the task: it has committed, whether or not anybody waits for it still.
+            service.parts.metrics.event(&event.event_type, recorded.as_str());
+            service.tell(&notes);
             Ok(recorded)
+        });
+        result.await.inspect_err(|error| {
+            if error.is_of_the_task() {
+                self.parts.metrics.failure(FailureReason::Handler);
+            }
         })
-        .await
     }
 
     /// Records a failed attempt, in a transaction of its own, and says how it failed.
     pub(super) async fn failed(&self, event: &Event, error: AttemptError) -> ServiceError {
+        self.parts.metrics.failure(error.reason());
         let is_out_of_reach = matches!(error, AttemptError::Pool(_));
         let error = ServiceError::from(error);
         if is_out_of_reach {
@@ -103,21 +121,29 @@ impl Service {
         failures::insert(&mut conn, event, error).await?;
         Ok(())
     }
-}
 
-/// Tells the admin what is now committed.
-pub(super) fn tell(notes: &[Note]) {
-    for note in notes {
-        match note {
-            Note::UndecidedTie { event_id, subscription_id } => log::warn!(
-                "event {event_id}: a state of {subscription_id} of the same second could be older or newer; took this one"
-            ),
-            Note::AccountConflict { event_id, belongs_to, names } => log::warn!(
-                "event {event_id}: conflict: the checkout names account {names}, but belongs to account {belongs_to}"
-            ),
-            Note::WokenFailed { event_id, error } => log::error!("parked event {event_id} failed: {error}"),
-            Note::Woken { event_id, event_type, outcome } => {
-                log::info!("parked event {event_id} {event_type}: {}", outcome.as_str());
+    /// Tells the admin what is now committed.
+    pub(super) fn tell(&self, notes: &[Note]) {
+        for note in notes {
+            match note {
+                Note::UndecidedTie { event_id, subscription_id } => {
+                    self.parts.metrics.undecided_tie();
+                    log::warn!(
+                        "event {event_id}: a state of {subscription_id} of the same second could be older or newer; \
+                         took this one"
+                    );
+                }
+                Note::AccountConflict { event_id, belongs_to, names } => log::warn!(
+                    "event {event_id}: conflict: the checkout names account {names}, but belongs to account \
+                     {belongs_to}"
+                ),
+                Note::WokenFailed { event_id, error } => {
+                    self.parts.metrics.failure(FailureReason::Handler);
+                    log::error!("parked event {event_id} failed: {error}");
+                }
+                Note::Woken { event_id, event_type, outcome } => {
+                    log::info!("parked event {event_id} {event_type}: {}", outcome.as_str());
+                }
             }
         }
     }

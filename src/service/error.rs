@@ -1,6 +1,7 @@
 //! How the service fails: either the event's own fault, or that of something out of reach.
 
 use thiserror::Error;
+use tokio::task::JoinError;
 
 use super::transaction::AttemptError;
 
@@ -21,6 +22,12 @@ impl ServiceError {
         match self {
             Self::Unavailable(error) | Self::Failed(error) => format!("{error:#}"),
         }
+    }
+
+    /// Whether the work did not fail but die: it panicked.
+    pub(super) fn is_of_the_task(&self) -> bool {
+        let (Self::Unavailable(error) | Self::Failed(error)) = self;
+        error.is::<JoinError>()
     }
 }
 

@@ -23,6 +23,7 @@ pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
 
 use crate::db::pool::Pool;
+use crate::metrics::{Metrics, PoolFigures};
 use crate::stripe::{PricePlans, api};
 
 /// What the service is made of; nothing here is read from the environment.
@@ -36,6 +37,8 @@ pub struct Parts {
     pub plans: PricePlans,
     /// The statuses that entitle an account.
     pub entitled_statuses: Vec<String>,
+    /// Where what happens is counted.
+    pub metrics: Arc<Metrics>,
     /// The runtime on which all database work runs.
     pub runtime: Handle,
 }
@@ -56,9 +59,15 @@ impl Service {
         Self { parts: Arc::new(parts) }
     }
 
-    /// The pool, for its figures.
-    pub fn pool(&self) -> &Pool {
-        &self.parts.pool
+    /// Where what happens is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.parts.metrics
+    }
+
+    /// How many connections the pool has, now.
+    pub fn pool_figures(&self) -> PoolFigures {
+        let state = self.parts.pool.state();
+        PoolFigures { in_use: state.connections.saturating_sub(state.idle_connections), idle: state.idle_connections }
     }
 
     /// Runs `task` on the runtime that owns the connections, since the workers of the HTTP server end before it.

@@ -133,6 +133,22 @@ impl Service {
         .await
     }
 
+    /// Lets the metrics know when the last event came, as the tables have it: after a start it is not "never".
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer.
+    pub async fn remember_last_event(&self) -> Result<(), ServiceError> {
+        let service = self.clone();
+        self.on_runtime(async move {
+            let mut conn = service.connection().await?;
+            if let Some(at) = events::last_received_at(&mut conn).await? {
+                service.parts.metrics.last_event(at);
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// How the database is, asked now.
     pub async fn database_state(&self) -> DatabaseState {
         let service = self.clone();

@@ -1,6 +1,6 @@
 //! Applying again what is stored: a parked event, or one that has only ever failed.
 
-use super::deliver::{Recorded, tell};
+use super::deliver::Recorded;
 use super::transaction::{Work, WorkError};
 use super::{Service, ServiceError};
 use crate::db::{Conn, events, failures};
@@ -68,7 +68,7 @@ impl Service {
     async fn wake(&self, event: Event) -> Result<Replayed, ServiceError> {
         match self.run(&Wake { event: &event }).await {
             Ok((replayed, notes)) => {
-                tell(&notes);
+                self.tell(&notes);
                 Ok(replayed)
             }
             Err(error) => Err(self.failed(&event, error).await),

@@ -13,6 +13,7 @@ use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
 use crate::db::pool::{PoolGetError, Pooled};
 use crate::handlers::{Answers, Context, HandlerError, Question};
+use crate::metrics::FailureReason;
 use crate::stripe::api::ApiError;
 
 /// How often a transaction that lost against another is run again.
@@ -90,6 +91,26 @@ impl AttemptError {
             _ => true,
         }
     }
+
+    /// Where an admin has to look.
+    pub(super) fn reason(&self) -> FailureReason {
+        match self {
+            Self::Pool(_) | Self::Lost(_) => FailureReason::Database,
+            Self::TimedOut => FailureReason::Timeout,
+            Self::Stripe { .. } | Self::TooManyQuestions | Self::Handler(HandlerError::NeedsStripe(_)) => {
+                FailureReason::Stripe
+            }
+            Self::Handler(error) if is_canceled(error) => FailureReason::Timeout,
+            Self::Handler(_) if self.is_unavailability() => FailureReason::Database,
+            Self::Handler(_) => FailureReason::Handler,
+        }
+    }
+}
+
+/// Whether one of the session's time limits ended the statement. 57014 and 55P03 have no kind of their own in diesel.
+fn is_canceled(error: &HandlerError) -> bool {
+    matches!(error, HandlerError::Database(DieselError::DatabaseError(DatabaseErrorKind::Unknown, information))
+        if information.message().starts_with("canceling statement due to"))
 }
 
 /// Whether another transaction was in the way: run again, this one may succeed.
@@ -162,6 +183,7 @@ impl Service {
     }
 
     pub(super) async fn connection(&self) -> Result<Pooled, AttemptError> {
+        let _waiting = self.parts.metrics.waiting();
         self.parts.pool.get_owned().await.map_err(AttemptError::Pool)
     }
 

@@ -23,6 +23,7 @@ fn service_on(database: &Database, pool_size: u32) -> Service {
         plans: PricePlans::default(),
         entitled_statuses: Vec::new(),
         runtime: Runtime::current(),
+        metrics: std::sync::Arc::default(),
     })
 }
 

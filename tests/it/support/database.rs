@@ -57,6 +57,19 @@ impl Database {
         admin().await.batch_execute(&statement).await.unwrap();
     }
 
+    /// Ends every connection, and lets no more in. This cannot be taken back.
+    pub fn shut(&self) {
+        let statements = [
+            format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", self.name),
+            format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'", self.name),
+        ];
+        aside(async move {
+            for statement in statements {
+                admin().await.batch_execute(&statement).await.unwrap();
+            }
+        });
+    }
+
     /// A connection for the test's own statements.
     pub async fn client(&self) -> Client {
         client_of(&self.name).await
