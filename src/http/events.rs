@@ -71,13 +71,21 @@ pub async fn show(_: Admin, id: Path<String>, state: Data<State>) -> Result<Http
 
 /// `POST /events/{id}/replay`.
 pub async fn replay(_: Admin, id: Path<String>, state: Data<State>) -> Result<HttpResponse, ApiError> {
-    let id = id.into_inner();
+    match replay_and_log(&state, id.into_inner()).await? {
+        Replayed::NotFound => Err(ApiError::NotFound("event with this id")),
+        Replayed::AlreadyRecorded => Ok(HttpResponse::Ok().json(json!({"applied": false, "outcome": "duplicate"}))),
+        Replayed::Now(outcome) => Ok(HttpResponse::Ok().json(json!({"applied": true, "outcome": outcome}))),
+    }
+}
+
+/// Replays an event, and logs what came of it once.
+pub(super) async fn replay_and_log(state: &State, id: String) -> Result<Replayed, ApiError> {
     match state.service.replay(id.clone()).await {
-        Ok(Replayed::NotFound) => Err(ApiError::NotFound("event with this id")),
-        Ok(Replayed::AlreadyRecorded) => Ok(HttpResponse::Ok().json(json!({"applied": false, "outcome": "duplicate"}))),
-        Ok(Replayed::Now(outcome)) => {
-            log::info!(event_id = id, outcome; "replay");
-            Ok(HttpResponse::Ok().json(json!({"applied": true, "outcome": outcome})))
+        Ok(replayed) => {
+            if let Replayed::Now(outcome) = &replayed {
+                log::info!(event_id = id, outcome = outcome.as_str(); "replay");
+            }
+            Ok(replayed)
         }
         Err(error) => {
             log::error!(event_id = id; "replay failed: {}", error.chain());

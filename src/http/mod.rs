@@ -2,6 +2,7 @@
 //! nothing of SQL and decides nothing about events.
 
 mod accounts;
+mod admin;
 mod auth;
 mod body;
 mod disconnect;
@@ -59,5 +60,6 @@ pub fn routes(config: &mut ServiceConfig) {
                 .route(web::get().to(accounts::show))
                 .route(web::patch().to(accounts::change)),
         )
+        .configure(admin::routes)
         .default_service(web::to(error::not_found));
 }
