@@ -6,4 +6,6 @@
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
+mod admin;
+mod browser;
 mod webhook;

@@ -9,7 +9,7 @@ use chrono::{TimeDelta, Utc};
 use super::chart::{Chart, STATUSES};
 use super::error::PageError;
 use super::page::{Here, Page, Viewer, html};
-use super::show::{EventRow, When, count, counted, event_path, lag};
+use super::show::{EventRow, EventType, When, count, counted, event_path, lag};
 use crate::db::overview::Failing;
 use crate::http::{ApiError, State, WEBHOOK_PATH};
 use crate::service::{DatabaseState, Overview};
@@ -53,7 +53,7 @@ struct Figures {
 struct FailingRow {
     id: String,
     path: String,
-    type_: String,
+    type_: EventType,
     attempts: String,
     failed: When,
     error: String,
@@ -121,7 +121,7 @@ fn failing_row(event: Failing, now: chrono::DateTime<Utc>) -> FailingRow {
     FailingRow {
         path: event_path(&event.id),
         id: event.id,
-        type_: event.type_,
+        type_: EventType::new(event.type_),
         attempts: counted(event.attempts, "attempt"),
         failed: When::new(event.failed_at, now),
         error: event.error,
@@ -161,7 +161,7 @@ fn verdict_of(overview: &Overview) -> Verdict {
     if let Some(oldest) = overview.parked.oldest.filter(|oldest| overview.now - *oldest > PARKED_LIMIT) {
         tone = "parked";
         let events = counted(overview.parked.events, "event");
-        reasons.push(format!("{events} parked, the first {}: link the customer to its account.", since(oldest)));
+        reasons.push(format!("{events} parked, the first {}: link each customer to its account.", since(oldest)));
     }
     if overview.now - last.received_at > SILENCE_LIMIT {
         tone = "parked";

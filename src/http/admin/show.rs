@@ -87,6 +87,22 @@ pub fn counted(number: i64, thing: &str) -> String {
     format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
+/// An event's type, which may break into lines behind its dots.
+#[derive(Clone, Debug, Template)]
+#[template(source = "{% for part in text.split_inclusive(['.', '_']) %}{{ part }}<wbr>{% endfor %}", ext = "html")]
+pub struct EventType {
+    text: String,
+}
+
+/// Its template escapes.
+impl HtmlSafe for EventType {}
+
+impl EventType {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into() }
+    }
+}
+
 /// The shape that goes with a status.
 #[derive(Clone, Copy, Debug, Template)]
 #[template(path = "icon.html")]
@@ -171,7 +187,7 @@ pub fn search_path(id: &str) -> String {
 pub struct EventRow {
     pub id: String,
     pub path: String,
-    pub type_: String,
+    pub type_: EventType,
     pub badge: Badge,
     pub customer: Option<String>,
     pub subscription: Option<String>,
@@ -186,7 +202,7 @@ impl EventRow {
         Self {
             path: event_path(&event.id),
             id: event.id.clone(),
-            type_: event.type_.clone(),
+            type_: EventType::new(&event.type_),
             badge: Badge::of_event(&event.status),
             customer: event.customer_id.clone(),
             subscription: event.subscription_id.clone(),

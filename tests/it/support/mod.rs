@@ -1,10 +1,13 @@
 //! What the tests share: a database each, a server each, events to deliver, and a stand-in for Stripe's API.
 
 pub mod app;
+pub mod browser;
 pub mod database;
 pub mod events;
 pub mod stripe;
+pub mod world;
 
 pub use app::{Settings, TestApp};
+pub use browser::Browser;
 pub use events::{Event, fixture, fixture_json};
 pub use stripe::StripeApi;
