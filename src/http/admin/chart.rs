@@ -120,11 +120,11 @@ fn bar(index: usize, hour: DateTime<Utc>, counts: [i64; STATUSES.len()], top: i6
     }
 }
 
-/// The next even number that reads well: 2, 4, 6, 10, 20, 40, 60, 100 and so on.
+/// The next even number that reads well: 2, 4, 6, 8, 10, 20, 40 and so on.
 fn round_up(largest: i64) -> i64 {
     let mut power = 1_i64;
     loop {
-        for step in [2, 4, 6, 10] {
+        for step in [2, 4, 6, 8, 10] {
             if largest <= step * power {
                 return step * power;
             }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_axis_ends_at_a_number_that_reads_well() {
-        assert_eq!([0, 1, 3, 5, 7, 11, 47, 1_001].map(round_up), [2, 2, 4, 6, 10, 20, 60, 2_000]);
+        assert_eq!([0, 1, 3, 5, 7, 11, 61, 1_001].map(round_up), [2, 2, 4, 6, 8, 20, 80, 2_000]);
     }
 
     #[test]

@@ -118,10 +118,18 @@ fn pretty(payload: &str) -> String {
 /// Says what was done, in words that only the event's real status makes: anyone can write a link with a query.
 fn notice(done: &Done, status: &str) -> Option<Notice> {
     let (tone, text) = match (done.done.as_str(), status) {
-        ("replayed", "parked") => ("parked", "Replayed: it is still parked, since what it waits for is not there.".to_owned()),
-        ("replayed", status @ ("applied" | "stale" | "ignored")) => ("applied", format!("Replayed: the event is {status}.")),
-        ("failed", "failed" | "parked") => ("failed", "The replay failed. Why stands under Failed attempts, or in the log.".to_owned()),
-        ("unchanged", "applied" | "stale" | "ignored") => ("ignored", "Nothing to do: the event had been recorded before.".to_owned()),
+        ("replayed", "parked") => {
+            ("parked", "Replayed: it is still parked, since what it waits for is not there.".to_owned())
+        }
+        ("replayed", status @ ("applied" | "stale" | "ignored")) => {
+            ("applied", format!("Replayed: the event is {status}."))
+        }
+        ("failed", "failed" | "parked") => {
+            ("failed", "The replay failed. Why stands under Failed attempts, or in the log.".to_owned())
+        }
+        ("unchanged", "applied" | "stale" | "ignored") => {
+            ("ignored", "Nothing to do: the event had been recorded before.".to_owned())
+        }
         ("linked", status) => ("applied", format!("The customer is linked; the event is {status}.")),
         ("no-account", _) => ("failed", "There is no account with that id, so nothing was linked.".to_owned()),
         ("taken", _) => ("failed", "The customer is linked to another account already.".to_owned()),

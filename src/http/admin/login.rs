@@ -60,9 +60,17 @@ impl LoginForm {
         let state = request.app_data::<Data<State>>().ok_or(ApiError::Internal)?;
         let token = state.admin_token.as_ref().ok_or(ApiError::Forbidden)?;
         // A browser with several tabs keeps the form of each good.
-        let known = cookies(request, Purpose::Login).find_map(|value| Session::read(token, Purpose::Login, value, Utc::now()));
+        let known =
+            cookies(request, Purpose::Login).find_map(|value| Session::read(token, Purpose::Login, value, Utc::now()));
         let session = known.unwrap_or_else(|| Session::start(token, Purpose::Login, Utc::now()));
-        Ok(Self { session, is_secure: is_secure(request), next: own_path(next).to_owned(), status, message, reload: false })
+        Ok(Self {
+            session,
+            is_secure: is_secure(request),
+            next: own_path(next).to_owned(),
+            status,
+            message,
+            reload: false,
+        })
     }
 
     /// 401, or 403 where the form had gone stale.
@@ -161,7 +169,9 @@ mod tests {
         for own in ["/admin", "/admin/events?type=a%20b", "/admin?x"] {
             assert_eq!(own_path(own), own);
         }
-        for foreign in ["", "/", "//evil.test", "https://evil.test/admin", "/admin.evil.test", "/admin/\r\nX: y", "/administrator"] {
+        for foreign in
+            ["", "/", "//evil.test", "https://evil.test/admin", "/admin.evil.test", "/admin/\r\nX: y", "/administrator"]
+        {
             assert_eq!(own_path(foreign), "/admin", "{foreign}");
         }
     }

@@ -33,13 +33,9 @@ pub fn routes(config: &mut ServiceConfig) {
             .service(resource("/events").route(reading().to(events::show)))
             .service(resource("/events/{id}").route(reading().to(event::show)))
             .service(
-                resource("/events/{id}/replay")
-                    .route(web::post().to(event::replay))
-                    .route(reading().to(event::back)),
+                resource("/events/{id}/replay").route(web::post().to(event::replay)).route(reading().to(event::back)),
             )
-            .service(
-                resource("/events/{id}/link").route(web::post().to(event::link)).route(reading().to(event::back)),
-            )
+            .service(resource("/events/{id}/link").route(web::post().to(event::link)).route(reading().to(event::back)))
             .service(resource("/accounts/{id}").route(reading().to(account::show)))
             .default_service(web::to(error::not_found)),
     );

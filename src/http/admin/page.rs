@@ -46,7 +46,10 @@ const HEADERS: [(HeaderName, &str); 6] = [
 ///
 /// # Errors
 /// Only those of the service that it wraps.
-pub async fn protect(request: ServiceRequest, next: Next<impl MessageBody>) -> Result<ServiceResponse<impl MessageBody>, Error> {
+pub async fn protect(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let mut response = next.call(request).await?;
     let headers: &mut HeaderMap = response.headers_mut();
     for (name, value) in HEADERS {

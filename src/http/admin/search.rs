@@ -7,9 +7,9 @@ use askama::Template;
 use serde::Deserialize;
 
 use super::error::PageError;
+use super::events;
 use super::page::{Here, Page, Viewer, html, see_other};
 use super::show::{account_path, encode, event_path};
-use super::events;
 use crate::http::{ApiError, State};
 use crate::service::Found;
 

@@ -182,6 +182,9 @@ pub fn search_path(id: &str) -> String {
     format!("/admin/search?q={}", encode(id))
 }
 
+/// An event that came later than this did not come at once.
+const LATE: TimeDelta = TimeDelta::minutes(1);
+
 /// An event in a list.
 #[derive(Clone, Debug)]
 pub struct EventRow {
@@ -193,6 +196,8 @@ pub struct EventRow {
     pub subscription: Option<String>,
     pub created: Option<When>,
     pub received: When,
+    /// How long after its creation it came, where that is worth a word.
+    pub late: Option<String>,
     /// Whether it is the one that the page is about.
     pub is_here: bool,
 }
@@ -208,6 +213,11 @@ impl EventRow {
             subscription: event.subscription_id.clone(),
             created: event.created.map(|created| When::new(created, now)),
             received: When::new(event.received_at, now),
+            late: event
+                .created
+                .map(|created| event.received_at - created)
+                .filter(|late| *late > LATE)
+                .map(|late| format!("came {} later", span(late))),
             is_here: false,
         }
     }

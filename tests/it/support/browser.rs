@@ -220,7 +220,8 @@ fn absent() {
     let is_ci = std::env::var_os("CI").is_some();
     assert!(!is_ci, "{message}");
     // Straight to the terminal: what a passing test prints is not shown.
-    writeln!(std::io::stderr(), "{message}").unwrap();
+    let mut terminal = std::io::stderr();
+    writeln!(terminal, "{message}").unwrap();
 }
 
 fn port(driver: &mut Child) -> u16 {
