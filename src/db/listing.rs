@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -114,6 +114,40 @@ pub async fn page(conn: &mut Conn, filter: &Filter, after: Option<&Listed>, limi
     .bind::<Nullable<SqlUuid>, _>(filter.account)
     .bind::<Nullable<Timestamptz>, _>(after.map(|after| after.received_at))
     .bind::<Nullable<Text>, _>(after.map(|after| &after.id))
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await
+}
+
+/// The newest `limit` events of a subscription, by Stripe's time, newest first.
+pub async fn of_subscription(conn: &mut Conn, subscription: &str, limit: i64) -> QueryResult<Vec<Listed>> {
+    diesel::sql_query(select_listed!(
+        "subscription_id = $1",
+        "subscription_id = $1",
+        "ORDER BY created DESC NULLS LAST, received_at DESC, id DESC LIMIT $2"
+    ))
+    .bind::<Text, _>(subscription)
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await
+}
+
+/// The newest `limit` events of an account, of its customers and of its subscriptions, by Stripe's time, newest first.
+pub async fn of_account(
+    conn: &mut Conn,
+    account: Uuid,
+    customers: &[String],
+    subscriptions: &[&str],
+    limit: i64,
+) -> QueryResult<Vec<Listed>> {
+    diesel::sql_query(select_listed!(
+        "(account_id = $1 OR customer_id = ANY ($2) OR subscription_id = ANY ($3))",
+        "(customer_id = ANY ($2) OR subscription_id = ANY ($3))",
+        "ORDER BY created DESC NULLS LAST, received_at DESC, id DESC LIMIT $4"
+    ))
+    .bind::<SqlUuid, _>(account)
+    .bind::<Array<Text>, _>(customers)
+    .bind::<Array<Text>, _>(subscriptions)
     .bind::<BigInt, _>(limit)
     .load(conn)
     .await

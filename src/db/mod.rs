@@ -8,10 +8,12 @@ pub mod failures;
 pub mod listing;
 pub mod locks;
 pub mod migrations;
+pub mod overview;
 pub mod pool;
 pub mod raw_json;
 #[allow(missing_docs, reason = "generated")]
 pub mod schema;
+pub mod search;
 pub mod subscriptions;
 mod tls;
 

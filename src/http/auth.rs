@@ -1,15 +1,24 @@
-//! Who is an admin.
+//! Who is an admin: whoever sends the admin token, or the cookie of a session that was started with it.
 
 use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
+use actix_web::http::Method;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
+use chrono::Utc;
 
+use super::admin::session::{self, Purpose, Session};
 use super::{ApiError, State};
 
+/// Where a request that changes something names its session's token.
+const CSRF_HEADER: &str = "x-csrf-token";
+
 /// Proof that a request is an admin's. An endpoint that takes it answers no one else.
+///
+/// A browser sends a cookie along whoever made the request. So a request that changes something and has nothing but the
+/// cookie must also name the session's CSRF token, in the header `X-CSRF-Token`, which no foreign page knows.
 #[derive(Clone, Copy, Debug)]
 pub struct Admin;
 
@@ -23,11 +32,43 @@ impl FromRequest for Admin {
 }
 
 fn authorize(request: &HttpRequest) -> Result<Admin, ApiError> {
+    match identify(request)? {
+        Identity::Session(session) if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+            let given = request.headers().get(CSRF_HEADER).map(|value| value.as_bytes()).unwrap_or_default();
+            if session.csrf_matches(given) { Ok(Admin) } else { Err(ApiError::CsrfTokenMissing) }
+        }
+        Identity::Session(_) | Identity::Token => Ok(Admin),
+    }
+}
+
+/// By what an admin is known.
+pub(super) enum Identity {
+    /// The admin token itself.
+    Token,
+    /// The cookie of a session.
+    Session(Session),
+}
+
+/// Who sent a request. Whether it may change something is not judged here.
+///
+/// # Errors
+/// `Forbidden` where no token is configured, `Unauthorized` where neither token nor cookie is right.
+pub(super) fn identify(request: &HttpRequest) -> Result<Identity, ApiError> {
     let state = request.app_data::<Data<State>>().ok_or(ApiError::Internal)?;
     let token = state.admin_token.as_ref().ok_or(ApiError::Forbidden)?;
-    let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    if let Some(given) = bearer(request) {
+        return if token.matches(given) { Ok(Identity::Token) } else { Err(ApiError::Unauthorized) };
+    }
+    session::cookies(request, Purpose::Admin)
+        .find_map(|value| Session::read(token, Purpose::Admin, value, Utc::now()))
+        .map(Identity::Session)
+        .ok_or(ApiError::Unauthorized)
+}
+
+fn bearer(request: &HttpRequest) -> Option<&[u8]> {
+    let given = request.headers().get(AUTHORIZATION)?.as_bytes();
     let scheme = b"bearer ";
     // The scheme's name is matched without regard to case (RFC 9110, section 11.1).
     let is_bearer = given.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-    if is_bearer && token.matches(&given[scheme.len()..]) { Ok(Admin) } else { Err(ApiError::Unauthorized) }
+    is_bearer.then(|| &given[scheme.len()..])
 }

@@ -48,6 +48,9 @@ pub enum ApiError {
     /// 403.
     #[error("no ADMIN_TOKEN is configured, so nobody is an admin")]
     Forbidden,
+    /// 403.
+    #[error("a session cookie alone may change nothing: send the session's token as X-CSRF-Token")]
+    CsrfTokenMissing,
     /// 404.
     #[error("there is no {0}")]
     NotFound(&'static str),
@@ -82,7 +85,7 @@ impl ApiError {
             Self::InvalidPayload(_) => ("invalid_payload", StatusCode::BAD_REQUEST),
             Self::InvalidRequest(_) => ("invalid_request", StatusCode::BAD_REQUEST),
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED),
-            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN),
+            Self::Forbidden | Self::CsrfTokenMissing => ("forbidden", StatusCode::FORBIDDEN),
             Self::NotFound(_) => ("not_found", StatusCode::NOT_FOUND),
             Self::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
             Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT),

@@ -124,16 +124,24 @@ pub async fn show(_: Admin, id: Path<String>, state: Data<State>) -> Result<Http
     ),
 )]
 pub async fn replay(_: Admin, id: Path<String>, state: Data<State>) -> Result<HttpResponse, ApiError> {
-    let id = event_id(id)?;
-    let request_id = request_id::current();
-    match state.service.replay(id.clone()).await {
-        Ok(Replayed::NotFound) => Err(ApiError::NotFound("event with this id")),
-        Ok(Replayed::AlreadyRecorded) => {
+    match replay_and_log(&state, event_id(id)?).await? {
+        Replayed::NotFound => Err(ApiError::NotFound("event with this id")),
+        Replayed::AlreadyRecorded => {
             Ok(HttpResponse::Ok().json(Recorded { applied: false, outcome: "duplicate".to_owned() }))
         }
-        Ok(Replayed::Now(outcome)) => {
-            log::info!(event_id = id, outcome, request_id; "replay");
-            Ok(HttpResponse::Ok().json(Recorded { applied: true, outcome }))
+        Replayed::Now(outcome) => Ok(HttpResponse::Ok().json(Recorded { applied: true, outcome })),
+    }
+}
+
+/// Replays an event, and logs what came of it once.
+pub(super) async fn replay_and_log(state: &State, id: String) -> Result<Replayed, ApiError> {
+    let request_id = request_id::current();
+    match state.service.replay(id.clone()).await {
+        Ok(replayed) => {
+            if let Replayed::Now(outcome) = &replayed {
+                log::info!(event_id = id, outcome = outcome.as_str(), request_id; "replay");
+            }
+            Ok(replayed)
         }
         Err(error) => {
             log::error!(event_id = id, request_id; "replay failed: {}", error.chain());

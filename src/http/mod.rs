@@ -2,6 +2,7 @@
 //! nothing of SQL and decides nothing about events.
 
 mod accounts;
+mod admin;
 mod auth;
 mod body;
 mod disconnect;

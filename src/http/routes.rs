@@ -8,7 +8,7 @@ use actix_web::http::header::ALLOW;
 use actix_web::web::{self, PathConfig, ServiceConfig};
 use actix_web::{FromRequest, Handler, Resource, Responder, ResponseError, Route};
 
-use super::{ApiError, WEBHOOK_PATH, accounts, error, events, health, metrics, openapi, webhook};
+use super::{ApiError, WEBHOOK_PATH, accounts, admin, error, events, health, metrics, openapi, webhook};
 
 /// Sets up every route. Expects `web::Data<State>` in the app.
 pub fn routes(config: &mut ServiceConfig) {
@@ -16,7 +16,7 @@ pub fn routes(config: &mut ServiceConfig) {
     for endpoint in endpoints() {
         config.service(endpoint.into_resource());
     }
-    config.default_service(web::to(error::not_found));
+    config.configure(admin::routes).default_service(web::to(error::not_found));
 }
 
 fn endpoints() -> Vec<Endpoint> {

@@ -5,8 +5,10 @@ mod accounts;
 mod deliver;
 mod entitlement;
 mod error;
+mod overview;
 mod read;
 mod replay;
+mod search;
 mod transaction;
 
 use std::sync::Arc;
@@ -19,8 +21,10 @@ pub use accounts::{AccountChange, Customer, Linked, NewAccount};
 pub use deliver::Recorded;
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
+pub use overview::{CHART_HOURS, Overview};
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
+pub use search::{Found, Story};
 
 use crate::db::pool::Pool;
 use crate::metrics::{Metrics, PoolFigures};

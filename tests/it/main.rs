@@ -8,9 +8,11 @@
 mod support;
 
 mod accounts;
+mod admin;
 mod asking;
 mod bad_input;
 mod binary;
+mod browser;
 mod cancel;
 mod converge;
 mod entitlement;

@@ -2,10 +2,13 @@
 
 pub mod app;
 pub mod binary;
+pub mod browser;
 pub mod database;
 pub mod events;
 pub mod stripe;
+pub mod world;
 
 pub use app::{Answer, Settings, TestApp};
+pub use browser::Browser;
 pub use events::{Event, fixture, fixture_json};
 pub use stripe::StripeApi;

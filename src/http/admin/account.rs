@@ -1,0 +1,100 @@
+//! One account: whether it is entitled and why, its customers, its subscriptions, its story.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Path};
+use askama::Template;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::error::PageError;
+use super::page::{Here, Page, Viewer, html};
+use super::show::{Badge, EventRow, When, event_path};
+use crate::db::subscriptions::Row;
+use crate::http::{ApiError, State};
+use crate::service::{AccountView, Story};
+
+#[derive(Template)]
+#[template(path = "account.html")]
+struct AccountPage {
+    page: Page,
+    id: Uuid,
+    name: String,
+    created: When,
+    entitled: bool,
+    tone: &'static str,
+    reason: String,
+    plan: Option<String>,
+    seat_limit: Option<i32>,
+    until: Option<When>,
+    since_event: Option<(String, String)>,
+    customers: Vec<String>,
+    subscriptions: Vec<Subscription>,
+    story: Vec<EventRow>,
+    story_is_cut: bool,
+}
+
+/// A subscription's columns.
+struct Subscription {
+    id: Option<String>,
+    badge: Badge,
+    invoice: Option<(String, Badge)>,
+    row: Row,
+    /// The times that are there, each with its column's meaning.
+    times: Vec<(&'static str, When)>,
+    last_event: Option<(String, String)>,
+}
+
+/// `GET /admin/accounts/{id}`.
+pub async fn show(viewer: Viewer, id: Path<String>, state: Data<State>) -> Result<HttpResponse, PageError> {
+    let unknown = ApiError::NotFound("account with this id");
+    let Ok(id) = Uuid::try_parse(&id) else { return Err(unknown.into()) };
+    let view = state.service.account(id).await.map_err(ApiError::of_request)?.ok_or(unknown)?;
+    let (view, story) = state.service.story_of_account(view).await.map_err(ApiError::of_request)?;
+    Ok(html(StatusCode::OK, &account_page(&viewer, view, &story, Utc::now())))
+}
+
+fn account_page(viewer: &Viewer, view: AccountView, story: &Story, now: DateTime<Utc>) -> AccountPage {
+    let AccountView { account, customers, subscriptions, entitlement } = view;
+    let name = if account.name.trim().is_empty() { "Account without a name".to_owned() } else { account.name };
+    AccountPage {
+        page: viewer.page(name.clone(), Here::Elsewhere),
+        id: account.id,
+        name,
+        created: When::new(account.created_at, now),
+        entitled: entitlement.entitled,
+        tone: if entitlement.entitled { "applied" } else { "failed" },
+        reason: entitlement.reason,
+        plan: entitlement.plan,
+        seat_limit: entitlement.seat_limit,
+        until: entitlement.until.map(|until| When::new(until, now)),
+        since_event: entitlement.since_event.map(|id| (event_path(&id), id)),
+        customers,
+        subscriptions: subscriptions.into_iter().map(|row| subscription(row, now)).collect(),
+        story: EventRow::all(&story.events, now),
+        story_is_cut: story.is_cut,
+    }
+}
+
+fn subscription(row: Row, now: DateTime<Utc>) -> Subscription {
+    let state = &row.state;
+    let times = [
+        ("Current period from", state.current_period_start),
+        ("Current period to", state.current_period_end),
+        ("Trial ends", state.trial_end),
+        ("To be canceled at", state.cancel_at),
+        ("Canceled", state.canceled_at),
+        ("Ended", state.ended_at),
+    ];
+    let times = times.into_iter().filter_map(|(name, at)| Some((name, When::new(at?, now)))).collect();
+    let invoice = &row.latest_invoice;
+    let invoice = invoice.latest_invoice_id.clone().zip(invoice.latest_invoice_status.as_deref());
+    Subscription {
+        id: row.stripe_subscription_id.clone(),
+        badge: Badge::of_subscription(&state.status),
+        invoice: invoice.map(|(id, status)| (id, Badge::of_invoice(status))),
+        times,
+        last_event: row.as_of.last_event_id.as_ref().map(|id| (event_path(id), id.clone())),
+        row,
+    }
+}

@@ -1,0 +1,105 @@
+//! How a page fails: always as HTML, with the contract's status codes, and saying what to do.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONNECTION, HeaderValue, RETRY_AFTER};
+use actix_web::{HttpResponse, ResponseError};
+use askama::Template;
+use thiserror::Error;
+
+use super::login::LoginForm;
+use super::page::{Here, Page, html};
+use crate::http::ApiError;
+
+/// Why there is no page.
+#[derive(Debug, Error)]
+pub enum PageError {
+    /// 401, or 403 for a form that has gone stale.
+    #[error("log in")]
+    Login(Box<LoginForm>),
+    /// 403.
+    #[error("the form is not of this session")]
+    StaleForm,
+    /// 400.
+    #[error("the form cannot be read")]
+    NotThisForm,
+    /// Whatever can go wrong elsewhere too.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+#[derive(Template)]
+#[template(path = "error.html")]
+struct ErrorPage<'a> {
+    page: Page,
+    heading: &'a str,
+    message: &'a str,
+    is_unconfigured: bool,
+}
+
+impl PageError {
+    fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Login(_) => ("Log in", "Log in with the admin token."),
+            Self::StaleForm => (
+                "That form is out of date",
+                "It was not sent from a page of your present session, so nothing was changed. Go back, load the page \
+                 again, and repeat what you did.",
+            ),
+            Self::NotThisForm => ("That form cannot be read", "Nothing was changed."),
+            Self::Api(ApiError::Forbidden) => ("Nobody can log in yet", "No admin token is configured."),
+            Self::Api(ApiError::NotFound(_)) => (
+                "There is no such page",
+                "The address may be mistyped, or what was there has been pruned. The search above takes any id.",
+            ),
+            Self::Api(ApiError::MethodNotAllowed) => ("That is not how this page is asked for", "Nothing was changed."),
+            Self::Api(ApiError::Unavailable) => (
+                "The database does not answer",
+                "Events are not lost: Stripe gets an error and delivers them again, for up to three days. Load this \
+                 page again in a moment.",
+            ),
+            Self::Api(ApiError::PayloadTooLarge(_)) => ("That form is too large", "Nothing was changed."),
+            Self::Api(ApiError::RequestTimeout) => ("That form did not arrive in time", "Nothing was changed."),
+            Self::Api(_) => ("Something went wrong", "What happened is in the log."),
+        }
+    }
+}
+
+impl ResponseError for PageError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Login(form) => form.status(),
+            Self::StaleForm => StatusCode::FORBIDDEN,
+            Self::NotThisForm => StatusCode::BAD_REQUEST,
+            Self::Api(error) => error.status_code(),
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        if let Self::Login(form) = self {
+            return form.response();
+        }
+        let (heading, message) = self.words();
+        let is_unconfigured = matches!(self, Self::Api(ApiError::Forbidden));
+        let page = Page::new(heading, Here::Elsewhere);
+        let mut response = html(self.status_code(), &ErrorPage { page, heading, message, is_unconfigured });
+        if let Self::Api(error) = self {
+            // What the error says to programs (to come again, to close the connection) holds here too.
+            for name in [RETRY_AFTER, CONNECTION] {
+                if let Some(value) = error.error_response().headers().get(&name) {
+                    response.headers_mut().insert(name, HeaderValue::clone(value));
+                }
+            }
+        }
+        response
+    }
+}
+
+/// For every path below `/admin` that is none of ours.
+pub async fn not_found() -> Result<HttpResponse, PageError> {
+    Err(ApiError::NotFound("such page").into())
+}
+
+/// For every method that a page does not take.
+pub async fn method_not_allowed() -> Result<HttpResponse, PageError> {
+    Err(ApiError::MethodNotAllowed.into())
+}

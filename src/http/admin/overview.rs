@@ -1,0 +1,246 @@
+//! The front page: is all well, what came in the last day, what needs somebody.
+
+use actix_web::http::StatusCode;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use askama::Template;
+use chrono::{TimeDelta, Utc};
+
+use super::chart::{Chart, STATUSES};
+use super::error::PageError;
+use super::page::{Here, Page, Viewer, html};
+use super::show::{EventRow, EventType, When, count, counted, event_path, lag};
+use crate::db::overview::Failing;
+use crate::http::{ApiError, State, WEBHOOK_PATH};
+use crate::service::{DatabaseState, Overview};
+
+/// Parked events are in order for a while: a checkout links the customer moments after the subscription is created.
+const PARKED_LIMIT: TimeDelta = TimeDelta::hours(1);
+
+/// After so long without any event, something may be wrong with the endpoint at Stripe.
+const SILENCE_LIMIT: TimeDelta = TimeDelta::hours(24);
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct OverviewPage {
+    page: Page,
+    verdict: Verdict,
+    database: &'static str,
+    migrations: &'static str,
+    /// `None` where the database cannot be read.
+    figures: Option<Figures>,
+    listen_command: String,
+}
+
+struct Figures {
+    last_hour: String,
+    last_day: String,
+    failing: i64,
+    failing_since: Option<When>,
+    parked: i64,
+    parked_since: Option<When>,
+    median_lag: String,
+    p95_lag: Option<String>,
+    last_event: Option<When>,
+    chart: Chart,
+    statuses: [&'static str; STATUSES.len()],
+    failing_events: Vec<FailingRow>,
+    parked_events: Vec<EventRow>,
+    newest: Vec<EventRow>,
+    is_first_run: bool,
+}
+
+struct FailingRow {
+    id: String,
+    path: String,
+    type_: EventType,
+    attempts: String,
+    failed: When,
+    error: String,
+}
+
+/// What it comes to.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    /// The class that brings colour and shape.
+    tone: &'static str,
+    heading: String,
+    /// Why, or what to do.
+    reasons: Vec<String>,
+}
+
+/// `GET /admin`. It is there when the database is not: that is when it is needed.
+pub async fn show(viewer: Viewer, request: HttpRequest, state: Data<State>) -> Result<HttpResponse, PageError> {
+    let health = state.service.database_state().await;
+    let overview = match health {
+        DatabaseState::Ok => Some(state.service.overview(Utc::now()).await.map_err(ApiError::of_request)?),
+        DatabaseState::MigrationPending | DatabaseState::Away => None,
+    };
+    let (database, migrations) = match health {
+        DatabaseState::Ok => ("ok", "current"),
+        DatabaseState::MigrationPending => ("ok", "pending"),
+        DatabaseState::Away => ("away", "unknown"),
+    };
+    let status = if overview.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let template = OverviewPage {
+        page: viewer.page("Overview", Here::Overview),
+        verdict: verdict(health, overview.as_ref()),
+        database,
+        migrations,
+        figures: overview.map(Figures::of),
+        listen_command: format!("stripe listen --forward-to {}{WEBHOOK_PATH}", request.connection_info().host()),
+    };
+    Ok(html(status, &template))
+}
+
+impl Figures {
+    fn of(overview: Overview) -> Self {
+        let now = overview.now;
+        let when = |at| When::new(at, now);
+        Self {
+            last_hour: count(overview.last_hour.events),
+            last_day: count(overview.last_day.events),
+            failing: overview.failing.events,
+            failing_since: overview.failing.oldest.map(when),
+            parked: overview.parked.events,
+            parked_since: overview.parked.oldest.map(when),
+            median_lag: lag(overview.last_day.median_lag_secs),
+            p95_lag: overview.last_day.p95_lag_secs.map(|secs| lag(Some(secs))),
+            last_event: overview.newest.first().map(|event| when(event.received_at)),
+            chart: Chart::of(&overview),
+            statuses: STATUSES,
+            failing_events: overview.failing_events.into_iter().map(|event| failing_row(event, now)).collect(),
+            parked_events: EventRow::all(&overview.parked_events, now),
+            is_first_run: overview.newest.is_empty(),
+            newest: EventRow::all(&overview.newest, now),
+        }
+    }
+}
+
+fn failing_row(event: Failing, now: chrono::DateTime<Utc>) -> FailingRow {
+    FailingRow {
+        path: event_path(&event.id),
+        id: event.id,
+        type_: EventType::new(event.type_),
+        attempts: counted(event.attempts, "attempt"),
+        failed: When::new(event.failed_at, now),
+        error: event.error,
+    }
+}
+
+fn verdict(health: DatabaseState, overview: Option<&Overview>) -> Verdict {
+    let bad = |heading: &str, reason: &str| Verdict {
+        tone: "failed",
+        heading: heading.to_owned(),
+        reasons: vec![reason.to_owned()],
+    };
+    match (health, overview) {
+        (DatabaseState::Ok, Some(overview)) => verdict_of(overview),
+        (DatabaseState::MigrationPending, _) => bad(
+            "A migration is pending",
+            "This program is newer than its tables. Run `subledger migrate`; events wait at Stripe until then.",
+        ),
+        _ => bad(
+            "The database does not answer",
+            "Deliveries get an error, so nothing is lost: Stripe delivers again for up to three days. See that \
+             PostgreSQL runs and DATABASE_URL leads to it.",
+        ),
+    }
+}
+
+fn verdict_of(overview: &Overview) -> Verdict {
+    let Some(last) = overview.newest.first() else {
+        return Verdict {
+            tone: "ignored",
+            heading: "No event has come yet".to_owned(),
+            reasons: vec!["Everything is ready for the first one.".to_owned()],
+        };
+    };
+    let since = |at| When::new(at, overview.now).hint();
+    let (mut tone, mut reasons) = ("applied", Vec::new());
+    if let Some(oldest) = overview.parked.oldest.filter(|oldest| overview.now - *oldest > PARKED_LIMIT) {
+        tone = "parked";
+        let events = counted(overview.parked.events, "event");
+        reasons.push(format!("{events} parked, the first {}: link each customer to its account.", since(oldest)));
+    }
+    if overview.now - last.received_at > SILENCE_LIMIT {
+        tone = "parked";
+        let last = since(last.received_at);
+        reasons.push(format!("The last event came {last}: see that the endpoint is enabled at Stripe."));
+    }
+    if let Some(oldest) = overview.failing.oldest {
+        tone = "failed";
+        let events = counted(overview.failing.events, "event");
+        reasons.insert(0, format!("{events} failed every attempt so far, the first {}.", since(oldest)));
+    }
+    let heading = match tone {
+        "failed" => format!("{} failing", counted(overview.failing.events, "event")),
+        "parked" => "Something needs a look".to_owned(),
+        _ => "All is well".to_owned(),
+    };
+    if reasons.is_empty() {
+        let parked = match overview.parked.events {
+            0 => "none is parked".to_owned(),
+            events => format!("{} parked only just now", count(events)),
+        };
+        reasons.push(format!("The database answers, no event is failing, {parked}."));
+    }
+    Verdict { tone, heading, reasons }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::db::listing::Listed;
+    use crate::db::overview::{Arrivals, Waiting};
+
+    fn at(hour: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::hours(hour)
+    }
+
+    fn listed(received_at: DateTime<Utc>) -> Listed {
+        Listed {
+            id: "evt_1".to_owned(),
+            type_: "invoice.paid".to_owned(),
+            status: "applied".to_owned(),
+            created: None,
+            received_at,
+            api_version: None,
+            livemode: false,
+            connect_account: None,
+            customer_id: None,
+            subscription_id: None,
+            account_id: None,
+        }
+    }
+
+    fn overview() -> Overview {
+        Overview {
+            now: at(100),
+            chart_start: at(77),
+            hours: Vec::new(),
+            last_hour: Arrivals::default(),
+            last_day: Arrivals::default(),
+            parked: Waiting::default(),
+            failing: Waiting::default(),
+            parked_events: Vec::new(),
+            failing_events: Vec::new(),
+            newest: vec![listed(at(99))],
+        }
+    }
+
+    #[test]
+    fn the_worst_decides() {
+        let waiting = |hour| Waiting { events: 1, oldest: Some(at(hour)) };
+        assert_eq!(verdict_of(&overview()).heading, "All is well");
+        assert_eq!(verdict_of(&Overview { parked: waiting(100), ..overview() }).tone, "applied");
+        assert_eq!(verdict_of(&Overview { parked: waiting(90), ..overview() }).tone, "parked");
+        assert_eq!(verdict_of(&Overview { newest: vec![listed(at(70))], ..overview() }).tone, "parked");
+        assert_eq!(verdict_of(&Overview { newest: Vec::new(), ..overview() }).tone, "ignored");
+        let both = verdict_of(&Overview { parked: waiting(90), failing: waiting(99), ..overview() });
+        assert_eq!((both.tone, both.heading.as_str(), both.reasons.len()), ("failed", "1 event failing", 2));
+        assert_eq!(verdict(DatabaseState::Away, None).tone, "failed");
+    }
+}
