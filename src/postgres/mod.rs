@@ -25,9 +25,10 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use data_dir::DataDir;
 use home::Home;
@@ -108,6 +109,37 @@ impl PrivatePostgres {
     /// When the server cannot be signalled or waited for.
     pub fn stop(mut self) -> Result<()> {
         self.server.stop()
+    }
+}
+
+/// A server that another process runs, with [`PrivatePostgres`], in the same folder.
+#[derive(Debug)]
+pub struct RunningPostgres {
+    data: DataDir,
+}
+
+impl RunningPostgres {
+    /// The server of `dir`; none where there has never been one. Whether it runs just now shows in connecting to it.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be entered.
+    pub fn find(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join("data");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let path = fs::canonicalize(&path).with_context(|| format!("cannot enter {}", path.display()))?;
+        Ok(Some(Self { data: DataDir::open(path)? }))
+    }
+
+    /// The URL of its database, good while this value lives.
+    ///
+    /// # Errors
+    ///
+    /// When there is no name for its socket.
+    pub fn url(&self) -> Result<String> {
+        Ok(url_of(&self.data.client_socket_dir()?))
     }
 }
 
