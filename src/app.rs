@@ -30,6 +30,17 @@ impl std::fmt::Debug for Application {
     }
 }
 
+/// The service over `database`, as it is configured. All its work will run on the runtime that this is called on.
+pub fn service(config: &Config, database: Target) -> Service {
+    Service::new(Parts {
+        pool: pool::build(database, config.pool_size, config.pool_timeout),
+        stripe: config.stripe.clone(),
+        plans: config.plans.clone(),
+        entitled_statuses: config.entitled_statuses.clone(),
+        runtime: Handle::current(),
+    })
+}
+
 impl Application {
     /// Migrates the database and binds the address. All database work will run on the runtime that this is called on.
     ///
@@ -40,15 +51,8 @@ impl Application {
         if !ran.is_empty() {
             log::info!("ran migrations: {}", ran.join(", "));
         }
-        let service = Service::new(Parts {
-            pool: pool::build(database, config.pool_size, config.pool_timeout),
-            stripe: config.stripe,
-            plans: config.plans,
-            entitled_statuses: config.entitled_statuses,
-            runtime: Handle::current(),
-        });
         let state = Data::new(State {
-            service,
+            service: service(&config, database),
             webhook_secrets: config.webhook_secrets,
             tolerance_secs: config.tolerance_secs,
             admin_token: config.admin_token,

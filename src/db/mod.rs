@@ -14,6 +14,7 @@ pub mod raw_json;
 pub mod schema;
 pub mod subscriptions;
 mod tls;
+pub mod upkeep;
 
 /// One connection to PostgreSQL.
 pub type Conn = diesel_async::AsyncPgConnection;

@@ -3,11 +3,14 @@
 
 mod accounts;
 mod deliver;
+mod drift;
 mod entitlement;
 mod error;
+mod preview;
 mod read;
 mod replay;
 mod transaction;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +20,12 @@ use tokio::task::JoinSet;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount};
 pub use deliver::Recorded;
+pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
+pub use upkeep::{Prunable, Replayable};
 
 use crate::db::pool::Pool;
 use crate::stripe::{PricePlans, api};
