@@ -48,25 +48,23 @@ impl Import {
         let list = List::Events { types: &SUBSCRIPTION_TYPES, since: None };
         let mut known = Known::default();
         let mut progress = Progress::of("events read", None);
-        let mut after = None;
+        let mut pages = stripe.pages(list, self.connect_account.as_deref());
         loop {
-            let page = match stripe.page(list, after.as_deref(), self.connect_account.as_deref()).await {
-                Err(ApiError::Status { status, .. }) if after.is_none() && matches!(status.as_u16(), 403 | 404) => {
+            match pages.next().await {
+                Err(ApiError::Status { status, .. }) if matches!(status.as_u16(), 403 | 404) => {
                     log::warn!(
                         "Stripe does not let this key read its events ({status}): an event that is older than what \
                          is imported could win, until the next one comes"
                     );
                     return Ok(known);
                 }
-                page => page.context("cannot read Stripe's events")?,
-            };
-            progress.advance(page.data.len());
-            for event in &page.data {
-                known.note(&event.verified())?;
-            }
-            after = page.data.last().and_then(Fetched::id).map(str::to_owned);
-            if !page.has_more || after.is_none() {
-                return Ok(known);
+                page => match page.context("cannot read Stripe's events")? {
+                    None => return Ok(known),
+                    Some(page) => {
+                        progress.advance(page.len());
+                        page.iter().try_for_each(|event| known.note(&event.verified()))?;
+                    }
+                },
             }
         }
     }
@@ -74,11 +72,9 @@ impl Import {
     async fn import(&self, service: &Service, stripe: &Client, known: &Known) -> Outcome {
         let mut counts = BTreeMap::<&str, usize>::new();
         let mut progress = Progress::of("subscriptions read", None);
-        let mut after = None;
-        loop {
-            let page = stripe.page(List::Subscriptions, after.as_deref(), self.connect_account.as_deref()).await;
-            let page = page.context("cannot read Stripe's subscriptions")?;
-            for subscription in &page.data {
+        let mut pages = stripe.pages(List::Subscriptions, self.connect_account.as_deref());
+        while let Some(page) = pages.next().await.context("cannot read Stripe's subscriptions")? {
+            for subscription in &page {
                 let id = subscription.id().unwrap_or("a subscription without an id");
                 let became = match self.import_one(service, subscription, known).await? {
                     Ok(became) => became,
@@ -92,11 +88,7 @@ impl Import {
                 }
                 *counts.entry(became).or_default() += 1;
             }
-            progress.advance(page.data.len());
-            after = page.data.last().and_then(Fetched::id).map(str::to_owned);
-            if !page.has_more || after.is_none() {
-                break;
-            }
+            progress.advance(page.len());
         }
         drop(progress);
         self.summarize(&counts)

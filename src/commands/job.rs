@@ -38,8 +38,10 @@ async fn run_with(config: &Config, options: &Options, work: impl AsyncFnOnce(Ser
     let signalled = serve::signalled()?;
     let database = Database::open(options).await?;
     let service = app::service(config, database.target.clone());
+    // On the heap: futures within futures this deep are more than the compiler lays out.
+    let work = Box::pin(ready_then(service, work));
     let result = tokio::select! {
-        result = ready_then(service, work) => result,
+        result = work => result,
         name = signalled => Err(anyhow::anyhow!("{name}: stopped; what is done is kept, run it again for the rest")),
     };
     database.close().await?;
@@ -92,7 +94,7 @@ impl Database {
 pub(super) async fn patiently<T>(mut work: impl AsyncFnMut() -> Result<T, ServiceError>) -> Result<T, ServiceError> {
     let mut retries = 0;
     loop {
-        match work().await {
+        match Box::pin(work()).await {
             Err(ServiceError::Unavailable(error)) if retries < MAX_RETRIES => {
                 log::warn!("trying again: {error:#}");
                 tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(retries)).await;

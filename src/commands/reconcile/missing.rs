@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::commands::job;
 use crate::commands::progress::Progress;
 use crate::service::Service;
-use crate::stripe::api::{Client, Fetched, List, Page};
+use crate::stripe::api::{Client, Fetched, List};
 use crate::stripe::{Event, OTHER_HANDLED_TYPES, SUBSCRIPTION_TYPES};
 
 /// The events since some time.
@@ -27,8 +27,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Reads the list to its end. Pages hang on an event's id and not on its second, so events of one second on two
-    /// pages are neither lost nor read twice; should Stripe list one twice still, it counts once.
+    /// Reads the list to its end. Should Stripe list an event twice, it counts once.
     pub(super) async fn read(
         service: &Service,
         stripe: &Client,
@@ -41,34 +40,26 @@ impl Window {
             Self { count: 0, missing: Vec::new(), subscriptions: BTreeMap::new(), touched: BTreeSet::new() };
         let mut seen = HashSet::new();
         let mut progress = Progress::of("events read", None);
-        let mut after = None;
-        loop {
-            let page =
-                stripe.page(list, after.as_deref(), connect_account).await.context("cannot read Stripe's events")?;
-            let has_more = page.has_more;
-            let length = page.data.len();
-            after = page.data.last().and_then(Fetched::id).map(str::to_owned);
-            let is_news = window.note(service, page, connect_account, &mut seen).await?;
-            progress.advance(length);
-            if !has_more || !is_news {
-                break;
-            }
+        let mut pages = stripe.pages(list, connect_account);
+        while let Some(page) = pages.next().await.context("cannot read Stripe's events")? {
+            progress.advance(page.len());
+            window.note(service, page, connect_account, &mut seen).await?;
         }
         window.count = seen.len();
         window.missing.reverse();
         Ok(window)
     }
 
-    /// Takes a page in; whether there was anything new on it.
+    /// Takes a page in.
     async fn note(
         &mut self,
         service: &Service,
-        page: Page,
+        page: Vec<Fetched>,
         connect_account: Option<&str>,
         seen: &mut HashSet<String>,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let mut new = Vec::new();
-        for fetched in page.data {
+        for fetched in page {
             let fetched = fetched.of_account(connect_account);
             let event = Event::parse(&fetched.verified()).context("Stripe listed what is no event")?;
             if seen.insert(event.id.clone()) {
@@ -85,6 +76,6 @@ impl Window {
             self.touched.extend(subscription);
             self.missing.push(fetched);
         }
-        Ok(!ids.is_empty())
+        Ok(())
     }
 }

@@ -28,13 +28,23 @@ pub enum List<'a> {
     Subscriptions,
 }
 
-/// One page of a list, newest first.
-#[derive(Debug, Deserialize)]
-pub struct Page {
-    /// The objects.
-    pub data: Vec<Fetched>,
-    /// Whether there are older ones.
-    pub has_more: bool,
+#[derive(Deserialize)]
+struct Page {
+    data: Vec<Fetched>,
+    has_more: bool,
+}
+
+/// The pages of a list, one after the other.
+///
+/// A page hangs on the id of the last object before it, and not on its second: what is of one second on two pages is
+/// neither lost nor listed twice, and what is new meanwhile moves nothing.
+#[derive(Debug)]
+pub struct Pages<'a> {
+    client: &'a Client,
+    list: List<'a>,
+    connect_account: Option<&'a str>,
+    after: Option<String>,
+    is_at_end: bool,
 }
 
 /// An object as Stripe's API gave it to us, over TLS and to our key: its origin is proved.
@@ -69,31 +79,9 @@ impl Fetched {
 }
 
 impl Client {
-    /// The page behind the object `starting_after`, or the first one.
-    ///
-    /// # Errors
-    /// [`ApiError`], after several attempts where it may pass.
-    pub async fn page(
-        &self,
-        list: List<'_>,
-        starting_after: Option<&str>,
-        connect_account: Option<&str>,
-    ) -> Result<Page, ApiError> {
-        let mut query = vec![("limit", PAGE_LIMIT.to_owned())];
-        let path = match list {
-            List::Events { types, since } => {
-                query.extend(since.map(|since| ("created[gte]", since.timestamp().to_string())));
-                query.extend(types.iter().map(|&name| ("types[]", name.to_owned())));
-                ["events"]
-            }
-            List::Subscriptions => {
-                query.push(("status", "all".to_owned()));
-                ["subscriptions"]
-            }
-        };
-        query.extend(starting_after.map(|id| ("starting_after", id.to_owned())));
-        let answer = patiently(|| self.get(&path, &query, connect_account)).await?;
-        serde_json::from_value(answer).map_err(ApiError::Unreadable)
+    /// The pages of `list`, as `connect_account` sees it or, without one, as the key's own account does.
+    pub fn pages<'a>(&'a self, list: List<'a>, connect_account: Option<&'a str>) -> Pages<'a> {
+        Pages { client: self, list, connect_account, after: None, is_at_end: false }
     }
 
     /// [`Client::subscription`], patiently.
@@ -106,5 +94,41 @@ impl Client {
         connect_account: Option<&str>,
     ) -> Result<Option<Value>, ApiError> {
         patiently(|| self.subscription(id, connect_account)).await
+    }
+}
+
+impl Pages<'_> {
+    /// The next page, newest objects first; `None` after the last one.
+    ///
+    /// # Errors
+    /// [`ApiError`], after several attempts where it may pass.
+    pub async fn next(&mut self) -> Result<Option<Vec<Fetched>>, ApiError> {
+        if self.is_at_end {
+            return Ok(None);
+        }
+        let (path, query) = self.request();
+        let answer = patiently(|| self.client.get(&path, &query, self.connect_account)).await?;
+        let page: Page = serde_json::from_value(answer).map_err(ApiError::Unreadable)?;
+        let last = page.data.last().and_then(Fetched::id).map(str::to_owned);
+        // A list that does not come forward has no end either.
+        self.is_at_end = !page.has_more || last.is_none() || last == self.after;
+        self.after = last;
+        Ok(Some(page.data))
+    }
+
+    fn request(&self) -> ([&'static str; 1], Vec<(&'static str, String)>) {
+        let mut query = vec![("limit", PAGE_LIMIT.to_owned())];
+        query.extend(self.after.iter().map(|id| ("starting_after", id.clone())));
+        match self.list {
+            List::Events { types, since } => {
+                query.extend(since.map(|since| ("created[gte]", since.timestamp().to_string())));
+                query.extend(types.iter().map(|&name| ("types[]", name.to_owned())));
+                (["events"], query)
+            }
+            List::Subscriptions => {
+                query.push(("status", "all".to_owned()));
+                (["subscriptions"], query)
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use reqwest::{StatusCode, Url};
 use serde_json::Value;
 use thiserror::Error;
 
-pub use list::{Fetched, List, Page};
+pub use list::{Fetched, List, Pages};
 
 use super::json;
 use crate::secret::Secret;

@@ -4,6 +4,7 @@ pub mod app;
 pub mod binary;
 pub mod database;
 pub mod events;
+pub mod job;
 pub mod stripe;
 
 pub use app::{Settings, TestApp};
