@@ -19,8 +19,8 @@ fn ids(rows: Vec<Id>) -> Vec<String> {
 /// Those of these events that have no idempotency row.
 pub async fn unrecorded(conn: &mut Conn, event_ids: &[String]) -> QueryResult<Vec<String>> {
     diesel::sql_query(
-        "SELECT id FROM unnest($1) AS id
-         WHERE NOT EXISTS (SELECT FROM stripe_events WHERE stripe_events.id = unnest.id)",
+        "SELECT id FROM unnest($1) AS given (id)
+         WHERE NOT EXISTS (SELECT FROM stripe_events WHERE stripe_events.id = given.id)",
     )
     .bind::<Array<Text>, _>(event_ids)
     .load(conn)
