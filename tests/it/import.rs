@@ -152,6 +152,25 @@ async fn without_a_listed_event_whatever_comes_from_the_lists_time_on_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_shows_the_state_but_missed_events_is_protected_from_them() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    let status = |status| born("sub_1", "cus_1", status, 1);
+    let there_and_back = [
+        update("evt_1", 10, status("active")),
+        update("evt_2", 20, status("past_due")),
+        update("evt_3", 30, status("active")),
+    ];
+    app.deliver(&there_and_back[0]).await;
+    stripe.lists_events(&there_and_back);
+    stripe.lists_subscriptions(&[status("active")]);
+    assert_eq!(import(&app, &stripe, &[]).await.out, "1 subscriptions: 1 applied\n");
+    assert_eq!(app.deliver(&there_and_back[1]).await.outcome(), "stale");
+    assert_eq!(app.subscription("sub_1").await["status"], "active");
+    assert_eq!(import(&app, &stripe, &[]).await.out, "1 subscriptions: 1 unchanged\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_went_wrong_is_mended() {
     let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
     app.account_of("cus_1").await;

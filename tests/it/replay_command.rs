@@ -1,9 +1,12 @@
 //! `subledger replay`: from what is stored, without a server.
 
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::events::{invoice, subscription};
-use crate::support::{Event, TestApp, job};
+use crate::support::{Event, TestApp, binary, job};
 
 fn update(id: &str, created: i64, sub: &str, customer: &str, seats: i64) -> Event {
     Event::new(id, "customer.subscription.updated", created, subscription(sub, customer, "active", seats))
@@ -72,5 +75,28 @@ async fn by_id_what_is_recorded_is_left_alone_and_what_is_unknown_fails() {
     assert_eq!(app.subscription("sub_1").await["seat_limit"], json!(99));
     for args in [&["replay"][..], &["replay", "--failed", "--parked"], &["replay", "evt_1", "--failed"]] {
         job::run(&app, None, args).await.ends_with(2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_private_database_is_found_whether_or_not_a_server_runs_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let replay = |ids: &[&str]| binary::run(binary::subledger(folder.path()).arg("replay").args(ids));
+    assert_eq!(replay(&["--failed"]).status.code(), Some(2), "there is none yet");
+    let mut server = binary::Server::start(binary::subledger(folder.path()).stdout(Stdio::null()));
+    let sent = binary::run(binary::subledger(folder.path()).args([
+        "send",
+        "customer.subscription.created",
+        "--url",
+        &server.url("/api/v1/webhooks/stripe"),
+    ]));
+    assert!(sent.status.success(), "{}", binary::text(&sent.stderr));
+    let parked = "evt_SampleCreated0001 parked\n1 parked\n";
+    assert_eq!(binary::text(&replay(&["--parked"]).stdout), parked);
+    server.signal(Signal::SIGTERM);
+    assert!(server.child.wait().unwrap().success());
+    for _ in 0..2 {
+        let alone = replay(&["--parked"]);
+        assert_eq!(binary::text(&alone.stdout), parked, "{}", binary::text(&alone.stderr));
     }
 }
