@@ -1,6 +1,7 @@
 //! The server as a whole: built, then run until it is told to stop.
 
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
@@ -17,6 +18,10 @@ use crate::service::{Parts, Service};
 
 /// The most that requests under way get to finish once the server is told to stop, in seconds.
 const STOP_LIMIT_SECS: u64 = 30;
+
+/// How long an idle connection is kept: longer than load balancers do (60 s as a rule), since the side that closes
+/// first loses the race against a request on its way.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// A server that is bound to its address.
 pub struct Application {
@@ -66,6 +71,7 @@ impl Application {
             App::new().app_data(state.clone()).wrap(from_fn(http::assign)).configure(http::routes)
         })
         .on_connect(http::remember_socket)
+        .keep_alive(KEEP_ALIVE)
         .disable_signals()
         .shutdown_timeout(STOP_LIMIT_SECS)
         .listen(listener)?

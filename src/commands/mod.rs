@@ -1,6 +1,7 @@
 //! The command line. Each command is a file; none of them writes to the database but through the service layer.
 
 mod duration;
+mod health;
 mod import;
 mod job;
 mod migrate;
@@ -47,6 +48,8 @@ enum Command {
     Replay(replay::Replay),
     /// Delete idempotency rows and failures that are old; parked events stay
     Prune(prune::Prune),
+    /// Ask a running server whether it serves; ends with 0 or 1 (for a container's health check)
+    Health(health::Health),
 }
 
 /// What a command may end with: 0 done, 1 something failed, 2 usage.
@@ -92,6 +95,7 @@ fn run(cli: Cli) -> Outcome {
             Command::Import(import) => import.run(&cli.options).await,
             Command::Replay(replay) => replay.run(&cli.options).await,
             Command::Prune(prune) => prune.run(&cli.options).await,
+            Command::Health(health) => health.run(&cli.options).await,
         }
     })
 }

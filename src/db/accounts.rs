@@ -62,6 +62,33 @@ pub async fn place(
     .await
 }
 
+/// Whether a parked event of this subscription or customer names an account that exists.
+pub async fn is_named_by_waiting(
+    conn: &mut Conn,
+    subscription: Option<&str>,
+    customer: Option<&str>,
+) -> QueryResult<bool> {
+    #[derive(QueryableByName)]
+    struct Answer {
+        #[diesel(sql_type = Bool)]
+        is_named: bool,
+    }
+    let answer: Answer = diesel::sql_query(
+        "SELECT EXISTS (
+             SELECT FROM stripe_events,
+                    LATERAL (VALUES (payload #>> '{data,object,client_reference_id}'),
+                                    (payload #>> '{data,object,metadata,account_id}')) AS named (text)
+             JOIN accounts ON accounts.id = CASE WHEN text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                                                 THEN text::uuid END
+             WHERE outcome = 'parked' AND (customer_id = $2 OR subscription_id = $1)) AS is_named",
+    )
+    .bind::<Nullable<Text>, _>(subscription)
+    .bind::<Nullable<Text>, _>(customer)
+    .get_result(conn)
+    .await?;
+    Ok(answer.is_named)
+}
+
 /// Inserts an account.
 pub async fn insert(conn: &mut Conn, id: Uuid, name: &str) -> QueryResult<usize> {
     diesel::insert_into(accounts::table).values((accounts::id.eq(id), accounts::name.eq(name))).execute(conn).await

@@ -68,6 +68,9 @@ pub async fn lock_parked(conn: &mut Conn, id: &str) -> QueryResult<Option<String
         .optional()
 }
 
+/// An event that waits: its id, its customer and its subscription.
+pub type WaitingRow = (String, Option<String>, Option<String>);
+
 /// The parked events that wait for one of these, in the order in which they are to be applied: by Stripe's time, and
 /// invoices last, since they need their subscription's row.
 pub async fn waiting_for(
@@ -75,7 +78,7 @@ pub async fn waiting_for(
     customers: &[&str],
     subscriptions: &[&str],
     accounts: &[String],
-) -> QueryResult<Vec<String>> {
+) -> QueryResult<Vec<WaitingRow>> {
     let named = sql::<Bool>("lower(payload #>> '{data,object,client_reference_id}') = ANY(")
         .bind::<Array<Text>, _>(accounts)
         .sql(") OR lower(payload #>> '{data,object,metadata,account_id}') = ANY(")
@@ -91,7 +94,7 @@ pub async fn waiting_for(
                 .or(named),
         )
         .order((sql::<Bool>("type LIKE 'invoice.%'"), table::created, table::received_at, table::id))
-        .select(table::id)
+        .select((table::id, table::customer_id, table::subscription_id))
         .load(conn)
         .await
 }

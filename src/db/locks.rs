@@ -9,10 +9,13 @@ use super::Conn;
 
 /// Waits for, and holds until the transaction ends, a lock on each of `names`.
 ///
-/// Always taken in one order, so that two transactions that share names wait for each other instead of deadlocking.
+/// Always taken in the order of the names (accounts, customers, subscriptions), so that two transactions that share
+/// names wait for each other instead of deadlocking; also where one that holds a customer comes upon further
+/// subscriptions of it.
 pub async fn hold(conn: &mut Conn, names: &[String]) -> QueryResult<()> {
-    let mut keys: Vec<i64> = names.iter().map(|name| key(name)).collect();
-    keys.sort_unstable();
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort_unstable();
+    let keys: Vec<i64> = names.into_iter().map(|name| key(name)).collect();
     diesel::sql_query("SELECT pg_advisory_xact_lock(key) FROM unnest($1) AS key")
         .bind::<Array<BigInt>, _>(keys)
         .execute(conn)

@@ -176,11 +176,15 @@ async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Ha
     hold_names(conn, event).await?;
     let mut notes = Vec::new();
     let place = look_up(conn, event).await?;
-    let account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
+    let mut account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
     // The application may have linked the customer by SQL since these were parked; they come first, in their order.
     let waiting = Waiting::of(event);
-    if account_id.is_some() && place.has_waiting {
+    if place.has_waiting && (account_id.is_some() || is_named_by_waiting(conn, event).await?) {
         wake(conn, ctx, waiting.clone(), &mut notes).await?;
+        if account_id.is_none() {
+            let place = look_up(conn, event).await?;
+            account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
+        }
     }
     let outcome = act(conn, ctx, event, &concern, account_id, &mut notes).await?;
     if outcome == Outcome::Applied && place.has_waiting {
@@ -227,14 +231,22 @@ async fn look_up(conn: &mut Conn, event: &Event) -> QueryResult<accounts::Place>
         .await
 }
 
+async fn is_named_by_waiting(conn: &mut Conn, event: &Event) -> QueryResult<bool> {
+    accounts::is_named_by_waiting(conn, event.subscription_id.as_deref(), event.customer_id.as_deref()).await
+}
+
 /// Locks everything that the event names, rows or not: two first events of one subscription, or an event and the
 /// link that it needs, would otherwise each miss the other's uncommitted work.
 async fn hold_names(conn: &mut Conn, event: &Event) -> QueryResult<()> {
-    let mut names = Vec::new();
-    names.extend(event.customer_id.as_deref().map(customer_lock));
-    names.extend(event.subscription_id.as_ref().map(|id| format!("subscription {id}")));
+    let mut names = owner_locks(event.customer_id.as_deref(), event.subscription_id.as_deref());
     names.extend(event.named_account_ids.iter().copied().map(account_lock));
     locks::hold(conn, &names).await
+}
+
+/// The names to lock before anything of a customer or of a subscription is looked up.
+fn owner_locks(customer_id: Option<&str>, subscription_id: Option<&str>) -> Vec<String> {
+    let subscription = subscription_id.map(|id| format!("subscription {id}"));
+    customer_id.map(customer_lock).into_iter().chain(subscription).collect()
 }
 
 /// The name to lock before a customer is linked.

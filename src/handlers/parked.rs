@@ -6,8 +6,8 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncConnection;
 use uuid::Uuid;
 
-use super::{Concern, Context, HandlerError, Note, Outcome, act, hold_names, look_up, place};
-use crate::db::{Conn, events, failures};
+use super::{Concern, Context, HandlerError, Note, Outcome, act, look_up, owner_locks, place};
+use crate::db::{Conn, events, failures, locks};
 use crate::stripe::{Checkout, Event};
 use crate::verify::Verified;
 
@@ -57,10 +57,13 @@ pub async fn wake(
     // One that is applied may make another applicable: an invoice its subscription's row, a checkout's customer.
     loop {
         let mut is_progress = false;
-        for id in waiting_ids(conn, &waiting).await? {
+        for (id, customer, subscription) in waiting_for(conn, &waiting).await? {
             if failed.contains(&id) {
                 continue;
             }
+            // Before the row's own lock, as a delivery does. What the event names need not be locked: whoever makes
+            // that account looks for the event afterwards.
+            locks::hold(conn, &owner_locks(customer.as_deref(), subscription.as_deref())).await?;
             let Some(event) = parked_event(conn, &id).await? else {
                 continue;
             };
@@ -71,7 +74,11 @@ pub async fn wake(
                     notes.extend(more);
                     notes.push(Note::Woken { event_id: id, event_type: event.event_type.clone(), outcome });
                     waiting.subscriptions.extend(event.subscription_id.clone());
-                    waiting.customers.extend(Checkout::read(event.object()).and(event.customer_id.clone()));
+                    if Checkout::read(event.object()).is_some() {
+                        // It linked its customer: begin anew, with what was before it.
+                        waiting.customers.extend(event.customer_id.clone());
+                        break;
+                    }
                 }
                 Err(error) if is_of_the_transaction(&error) => return Err(error),
                 Err(error) => {
@@ -88,7 +95,7 @@ pub async fn wake(
     }
 }
 
-async fn waiting_ids(conn: &mut Conn, waiting: &Waiting) -> Result<Vec<String>, HandlerError> {
+async fn waiting_for(conn: &mut Conn, waiting: &Waiting) -> Result<Vec<events::WaitingRow>, HandlerError> {
     let customers: Vec<_> = waiting.customers.iter().map(String::as_str).collect();
     let subscriptions: Vec<_> = waiting.subscriptions.iter().map(String::as_str).collect();
     let accounts: Vec<_> = waiting.accounts.iter().map(Uuid::to_string).collect();
@@ -106,7 +113,6 @@ async fn apply_one(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<(
     let Some(concern) = Concern::of(event) else {
         return Ok((Outcome::Parked, notes));
     };
-    hold_names(conn, event).await?;
     let place = look_up(conn, event).await?;
     let account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
     let outcome = act(conn, ctx, event, &concern, account_id, &mut notes).await?;

@@ -62,7 +62,8 @@ pub(super) async fn store(
         (Order::Tie, Some(question)) => {
             // Fetched while the row showed what it shows now, so at least as new.
             ctx.answers.exact(question)?;
-            write(conn, &row, shown, &as_of(event)).await
+            let known = of_its_second(conn, event, &shown.id).await?;
+            write_tied(conn, ctx, &row, shown, event, &known).await
         }
         (Order::Tie, None) => break_tie(conn, ctx, event, &row, shown, notes).await,
     }
@@ -101,23 +102,27 @@ async fn break_tie(
     let is_usable = |now: &Subscription| {
         now.id == shown.id && (Subscription::is_final(&now.status) || !Subscription::is_final(&row.state.status))
     };
+    let known = of_its_second(conn, event, &shown.id).await?;
     match now.filter(is_usable) {
-        Some(now) => take_stripes_word(conn, event, row, shown, &now).await,
-        None => compare_previous_values(conn, ctx, event, row, notes).await,
+        Some(now) => {
+            let is_news = now == *shown || state(conn, row.account_id, &now).await? != row.state;
+            write_tied(conn, ctx, row, &now, event, &known).await?;
+            Ok(if is_news { Outcome::Applied } else { Outcome::Stale })
+        }
+        None => compare_previous_values(conn, ctx, event, row, &known, notes).await,
     }
 }
 
-async fn take_stripes_word(
-    conn: &mut Conn,
-    event: &Event,
-    row: &Row,
-    shown: &Subscription,
-    now: &Subscription,
-) -> Result<Outcome, HandlerError> {
-    if now != shown && state(conn, row.account_id, now).await? == row.state {
-        return Ok(Outcome::Stale);
+/// The events of one second that show the subscription; `event` comes last, if it is one.
+async fn of_its_second(conn: &mut Conn, event: &Event, subscription_id: &str) -> Result<Vec<Event>, HandlerError> {
+    let created = event.created.ok_or(HandlerError::NoCreated)?;
+    let mut known = Vec::new();
+    for payload in events::of_one_second(conn, subscription_id, created).await? {
+        known.extend(Event::parse(&Verified::from_own_tables(payload)).ok());
     }
-    write_if_later_named(conn, row, now, &as_of(event)).await
+    known.retain(|known| known.kind.shows_a_subscription() && known.id != event.id);
+    known.extend(event.kind.shows_a_subscription().then(|| event.clone()));
+    Ok(known)
 }
 
 async fn compare_previous_values(
@@ -125,43 +130,49 @@ async fn compare_previous_values(
     ctx: Context<'_>,
     event: &Event,
     row: &Row,
+    known: &[Event],
     notes: &mut Vec<Note>,
 ) -> Result<Outcome, HandlerError> {
-    let created = event.created.ok_or(HandlerError::NoCreated)?;
-    let mut known = Vec::new();
-    for payload in events::of_one_second(conn, row.stripe_subscription_id.as_deref().unwrap_or(""), created).await? {
-        known.extend(Event::parse(&Verified::from_own_tables(payload)).ok().filter(|known| known.id != event.id));
-    }
     let stored = known.iter().position(|known| Some(&known.id) == row.as_of.last_event_id.as_ref());
-    known.push(event.clone());
     let peers: Vec<_> =
         known.iter().map(|known| Peer { object: known.object(), previous: known.previous_attributes() }).collect();
     let verdict = ordering::newest_of(&peers, stored, known.len() - 1);
     let newest = &known[verdict.newest];
-    if Some(verdict.newest) == stored {
+    let shown = shown_by(newest, ctx.plans)?;
+    let is_shown = state(conn, row.account_id, &shown).await? == row.state;
+    if Some(verdict.newest) == stored && !is_shown {
+        // What the row shows was fetched, and is newer than what its event shows.
         return Ok(Outcome::Stale);
     }
-    let shown = shown_by(newest, ctx.plans)?;
-    if !verdict.is_decided && state(conn, row.account_id, &shown).await? == row.state {
-        return write_if_later_named(conn, row, &shown, &as_of(newest)).await;
-    }
-    if !verdict.is_decided {
+    if !verdict.is_decided && !is_shown {
         notes.push(Note::UndecidedTie { event_id: newest.id.clone(), subscription_id: shown.id.clone() });
     }
-    write(conn, row, &shown, &as_of(newest)).await?;
+    write_tied(conn, ctx, row, &shown, newest, known).await?;
     Ok(if newest.id == event.id { Outcome::Applied } else { Outcome::Stale })
 }
 
-/// Writes a state; where the row shows the very same already, the event with the greater id gives its name to it, so
-/// that the row is the same for either order of arrival.
-async fn write_if_later_named(
+/// Writes what won a tie. Of the second's events that show this very state, the one with the greatest id gives its
+/// name to it, so that the row is the same for every order of arrival; `event` does where none shows it (yet).
+async fn write_tied(
     conn: &mut Conn,
+    ctx: Context<'_>,
     row: &Row,
     shown: &Subscription,
-    as_of: &AsOf,
+    event: &Event,
+    known: &[Event],
 ) -> Result<Outcome, HandlerError> {
-    if row.as_of.last_event_id < as_of.last_event_id || state(conn, row.account_id, shown).await? != row.state {
-        write(conn, row, shown, as_of).await?;
+    // Nothing is named after its birth that another event shows, too: that one came later.
+    let shows_it = |known: &&Event| {
+        known.kind != Kind::SubscriptionCreated && shown_by(known, ctx.plans).is_ok_and(|other| other == *shown)
+    };
+    let named = known.iter().filter(shows_it).max_by_key(|known| &known.id);
+    let is_shown = state(conn, row.account_id, shown).await? == row.state;
+    let keeps_its_name = match named {
+        Some(named) => row.as_of.last_event_id.as_ref() == Some(&named.id),
+        None => row.as_of.last_event_id.as_ref() > Some(&event.id),
+    };
+    if !(is_shown && keeps_its_name) {
+        write(conn, row, shown, &as_of(named.unwrap_or(event))).await?;
     }
     Ok(Outcome::Applied)
 }

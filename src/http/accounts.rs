@@ -98,6 +98,10 @@ fn account_id(text: &str) -> Result<Uuid, ApiError> {
 
 async fn json_body<T: DeserializeOwned>(request: &HttpRequest, payload: Payload, state: &State) -> Result<T, ApiError> {
     let body = body::read(request, payload, state.body_limit, state.body_timeout).await?;
+    // Serde would take an array of the fields' values, too.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(ApiError::InvalidRequest("the body is no JSON object".to_owned()));
+    }
     serde_json::from_slice(&body)
         .map_err(|error| ApiError::InvalidRequest(format!("the body is not as expected: {error}")))
 }

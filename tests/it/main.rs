@@ -6,14 +6,21 @@
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
 
+mod asking;
 mod bad_input;
 mod binary;
 mod cancel;
+mod converge;
 mod health;
 mod import;
 mod migrations;
+mod model;
+mod ordering;
+mod parking;
 mod prune;
+mod races;
 mod reconcile;
+mod replay;
 mod replay_command;
 mod service;
 mod webhook;

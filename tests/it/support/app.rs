@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use chrono::Utc;
+use futures_util::{StreamExt, stream};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use subledger::app::Application;
@@ -115,8 +116,13 @@ impl TestApp {
         self.deliver_bytes(event.into().to_string().into_bytes()).await
     }
 
+    /// Delivers events in this order, `at_once` of them at a time; the answers are in the same order.
+    pub async fn deliver_all(&self, events: &[&Event], at_once: usize) -> Vec<Answer> {
+        stream::iter(events.iter().map(|&event| self.deliver(event))).buffered(at_once).collect().await
+    }
+
     pub async fn deliver_bytes(&self, body: Vec<u8>) -> Answer {
-        let signature = sign(&body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp());
+        let signature = signature(&body);
         self.deliver_signed(body, Some(&signature)).await
     }
 
@@ -214,6 +220,11 @@ impl Drop for TestApp {
         // Told to stop, it stops by itself; the database is dropped from under whatever is left.
         self.tell_to_stop();
     }
+}
+
+/// The header of a body that is signed now.
+pub fn signature(body: &[u8]) -> String {
+    sign(body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp())
 }
 
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {

@@ -118,3 +118,28 @@ pub fn invoice(id: &str, customer: &str, subscription: &str) -> Value {
         "parent": {"type": "subscription_details", "subscription_details": {"subscription": subscription}},
     })
 }
+
+/// `customer.subscription.created`.
+pub fn created(id: &str, second: i64, subscription: Value) -> Event {
+    Event::new(id, "customer.subscription.created", second, subscription)
+}
+
+/// `customer.subscription.updated`.
+pub fn updated(id: &str, second: i64, subscription: Value) -> Event {
+    Event::new(id, "customer.subscription.updated", second, subscription)
+}
+
+/// `customer.subscription.deleted`.
+pub fn deleted(id: &str, second: i64, subscription: Value) -> Event {
+    Event::new(id, "customer.subscription.deleted", second, subscription)
+}
+
+/// `invoice.paid`.
+pub fn paid(id: &str, second: i64, invoice: Value) -> Event {
+    Event::new(id, "invoice.paid", second, invoice)
+}
+
+/// `checkout.session.completed`.
+pub fn completed(id: &str, second: i64, session: Value) -> Event {
+    Event::new(id, "checkout.session.completed", second, session)
+}

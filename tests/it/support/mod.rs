@@ -7,6 +7,6 @@ pub mod events;
 pub mod job;
 pub mod stripe;
 
-pub use app::{Settings, TestApp};
+pub use app::{Answer, Settings, TestApp};
 pub use events::{Event, fixture, fixture_json};
 pub use stripe::StripeApi;

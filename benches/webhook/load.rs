@@ -1,0 +1,111 @@
+//! The load: one thread a connection, each sending the next request as soon as the last one is answered.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::process::Usage;
+
+/// The most that one answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What one measurement showed.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    pub per_second: f64,
+    pub p50: Duration,
+    pub p99: Duration,
+    /// What the server used, where this system tells.
+    pub usage: Option<Usage>,
+}
+
+impl Load {
+    /// Sums up latencies, of which there must be some.
+    pub fn new(per_second: f64, mut latencies: Vec<Duration>) -> Result<Self> {
+        latencies.sort_unstable();
+        let at = |percent| latencies.get(latencies.len() * percent / 100).copied().context("nothing was measured");
+        Ok(Self { per_second, p50: at(50)?, p99: at(99)?, usage: None })
+    }
+}
+
+/// Sends every request once. Each has to be answered with 200 and this outcome.
+pub fn run(server: SocketAddr, connections: usize, requests: &[Vec<u8>], outcome: &str) -> Result<Load> {
+    let expected = format!("\"outcome\":\"{outcome}\"");
+    let next = AtomicUsize::new(0);
+    let start = Barrier::new(connections + 1);
+    let work = || -> Result<Vec<Duration>> {
+        let connection = Connection::open(server);
+        start.wait();
+        let mut connection = connection?;
+        let mut latencies = Vec::with_capacity(requests.len() / connections * 2);
+        while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let sent = Instant::now();
+            let answer = connection.ask(request)?;
+            latencies.push(sent.elapsed());
+            ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(&expected), "not {outcome}: {answer}");
+        }
+        Ok(latencies)
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..connections).map(|_| scope.spawn(work)).collect();
+        start.wait();
+        let started = Instant::now();
+        let mut latencies = Vec::with_capacity(requests.len());
+        for worker in workers {
+            latencies.extend(worker.join().map_err(|_| anyhow!("a connection's thread panicked"))??);
+        }
+        Load::new(requests.len() as f64 / started.elapsed().as_secs_f64(), latencies)
+    })
+}
+
+/// A keep-alive connection.
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    fn open(server: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(server).context("cannot connect to the server")?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stream, buffer: vec![0; 16 << 10] })
+    }
+
+    /// Sends a request and reads the whole answer, head and body.
+    fn ask(&mut self, request: &[u8]) -> Result<&str> {
+        self.stream.write_all(request)?;
+        let mut filled = 0;
+        loop {
+            match self.stream.read(&mut self.buffer[filled..]) {
+                Ok(0) => bail!("the server closed the connection, or its answer is too long"),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("no answer"),
+            }
+            if length_of_answer(&self.buffer[..filled])?.is_some_and(|length| filled >= length) {
+                return Ok(std::str::from_utf8(&self.buffer[..filled])?);
+            }
+        }
+    }
+}
+
+/// How long the answer that begins like this is; `None` before its head has come.
+fn length_of_answer(bytes: &[u8]) -> Result<Option<usize>> {
+    let text = std::str::from_utf8(bytes)?;
+    let Some(head) = text.find("\r\n\r\n") else {
+        return Ok(None);
+    };
+    let length = text[..head]
+        .split("\r\n")
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .context("an answer without Content-Length")?
+        .1;
+    Ok(Some(head + 4 + length.trim().parse::<usize>()?))
+}

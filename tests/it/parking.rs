@@ -1,0 +1,183 @@
+//! Nothing is dropped: what cannot be placed yet waits, and is applied by itself once it can be.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::events::{checkout, completed, created, deleted, invoice, paid, subscription, updated};
+use crate::support::{Answer, Event, Settings, StripeApi, TestApp};
+
+/// What waits of customer 1: two subscriptions, one with a later change and an invoice, delivered newest first.
+fn waiting() -> [Event; 4] {
+    [
+        paid("evt_4", 102, invoice("in_1", "cus_1", "sub_1")),
+        updated("evt_3", 110, subscription("sub_1", "cus_1", "active", 7)),
+        created("evt_2", 105, subscription("sub_2", "cus_1", "trialing", 2)),
+        created("evt_1", 100, subscription("sub_1", "cus_1", "incomplete", 1)),
+    ]
+}
+
+async fn park(app: &TestApp, events: impl IntoIterator<Item = Event>) {
+    for event in events {
+        let answer = app.deliver(&event).await;
+        assert_eq!((answer.status, answer.body), (200, json!({"applied": true, "outcome": "parked"})), "{event}");
+        let row = app.event_row(event.id()).await;
+        assert_eq!((&row["outcome"], &row["account_id"]), (&json!("parked"), &Value::Null), "{event}");
+    }
+}
+
+async fn check_all_woken(app: &TestApp, account: Uuid) {
+    let row = app.subscription("sub_1").await;
+    assert_eq!((&row["status"], &row["seat_limit"]), (&json!("active"), &json!(7)), "{row:#}");
+    assert_eq!((&row["latest_invoice_id"], &row["last_event_id"]), (&json!("in_1"), &json!("evt_3")), "{row:#}");
+    assert_eq!(app.subscription("sub_2").await["seat_limit"], 2);
+    assert_eq!(app.count(&format!("subscriptions WHERE account_id = '{account}'")).await, 2);
+    assert_eq!(app.count("stripe_events WHERE outcome = 'parked'").await, 0);
+    let outcomes = app.json("SELECT to_jsonb(outcome) FROM stripe_events WHERE id LIKE 'evt__' ORDER BY id", &[]).await;
+    assert_eq!(outcomes[..4], ["applied", "applied", "applied", "applied"], "in Stripe's order, each was news");
+    let elsewhere = format!("stripe_events WHERE id <= 'evt_4' AND account_id IS DISTINCT FROM '{account}'");
+    assert_eq!(app.count(&elsewhere).await, 0);
+    assert_eq!(app.count("event_failures").await, 0);
+}
+
+fn account_id(answer: &Answer) -> Uuid {
+    answer.body["id"].as_str().unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_customer_is_applied_when_an_account_is_created_with_it() {
+    let app = TestApp::start().await;
+    park(&app, waiting()).await;
+    let answer = app.create_account(json!({"name": "Acme", "stripe_customer_id": "cus_1"})).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(answer.body["subscriptions"].as_array().unwrap().len(), 2);
+    check_all_woken(&app, account_id(&answer)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_customer_is_applied_when_an_account_is_patched_with_it() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_former").await;
+    park(&app, waiting()).await;
+    let path = format!("/api/v1/accounts/{account}");
+    let answer = app.admin(Method::PATCH, &path, Some(json!({"stripe_customer_id": "cus_1"}))).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    check_all_woken(&app, account).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_customer_is_applied_by_the_checkout_that_links_it() {
+    for has_key in [false, true] {
+        let stripe = StripeApi::start().await;
+        let app = TestApp::start_with(Settings::default(), has_key.then_some(&stripe)).await;
+        let account = app.account().await;
+        park(&app, waiting()).await;
+        stripe.has(&subscription("sub_1", "cus_1", "active", 7));
+        let session = checkout("cus_1", "sub_1", Some(&account.to_string()));
+        assert_eq!(app.deliver(completed("evt_5", 103, session)).await.outcome(), "applied");
+        check_all_woken(&app, account).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_customer_that_was_linked_by_sql_is_applied_by_the_customers_next_event() {
+    let next: [Event; 4] = [
+        updated("evt_5", 120, subscription("sub_3", "cus_1", "active", 1)),
+        updated("evt_5", 90, subscription("sub_1", "cus_1", "active", 1)),
+        paid("evt_5", 100, invoice("in_0", "cus_1", "sub_1")),
+        completed("evt_5", 120, checkout("cus_1", "sub_1", None)),
+    ];
+    for event in next {
+        let app = TestApp::start().await;
+        park(&app, waiting()).await;
+        let account = app.account_of("cus_1").await;
+        let answer = app.deliver(&event).await;
+        assert_eq!((answer.status, answer.body["applied"].clone()), (200, json!(true)), "{event}");
+        app.execute("DELETE FROM subscriptions WHERE stripe_subscription_id = 'sub_3'").await;
+        check_all_woken(&app, account).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_names_an_account_waits_for_it_and_links_its_customer() {
+    for (reference, metadata) in [(true, false), (false, true)] {
+        let app = TestApp::start().await;
+        let id = Uuid::new_v4();
+        let mut session = checkout("cus_1", "sub_1", reference.then(|| id.to_string()).as_deref());
+        if metadata {
+            session["metadata"]["account_id"] = json!(id.to_string().to_uppercase());
+        }
+        park(&app, [completed("evt_5", 103, session)]).await;
+        park(&app, waiting()).await;
+        let answer = app.create_account(json!({"id": id, "name": "Acme"})).await;
+        assert_eq!((answer.status, &answer.body["stripe_customer_ids"]), (201, &json!(["cus_1"])), "{answer:?}");
+        check_all_woken(&app, id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_names_an_account_is_applied_after_that_was_made_by_sql_by_the_customers_next_event() {
+    let app = TestApp::start().await;
+    let id = Uuid::new_v4();
+    park(&app, waiting()).await;
+    park(&app, [completed("evt_5", 103, checkout("cus_1", "sub_1", Some(&id.to_string())))]).await;
+    app.execute(&format!("INSERT INTO accounts (id) VALUES ('{id}')")).await;
+    let next = paid("evt_6", 101, invoice("in_0", "cus_1", "sub_1"));
+    assert_eq!(app.deliver(next).await.status, 200);
+    check_all_woken(&app, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_names_an_account_waits_for_it() {
+    let app = TestApp::start().await;
+    let id = Uuid::new_v4();
+    let mut object = subscription("sub_1", "cus_1", "active", 1);
+    object["metadata"]["account_id"] = json!(id);
+    park(&app, [created("evt_1", 100, object)]).await;
+    assert_eq!(app.create_account(json!({"id": Uuid::new_v4(), "name": "Other"})).await.status, 201);
+    assert_eq!(app.event_row("evt_1").await["outcome"], "parked");
+    assert_eq!(app.create_account(json!({"id": id, "name": "Acme"})).await.status, 201);
+    assert_eq!(app.subscription("sub_1").await["account_id"], json!(id));
+    assert_eq!(app.event_row("evt_1").await["outcome"], "applied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invoices_wait_for_their_subscription_also_where_the_customer_is_linked() {
+    let app = TestApp::start().await;
+    app.account_of("cus_1").await;
+    park(&app, [paid("evt_1", 110, invoice("in_2", "cus_1", "sub_1"))]).await;
+    park(&app, [paid("evt_2", 100, invoice("in_1", "cus_1", "sub_1"))]).await;
+    // Another subscription of the customer wakes the invoices in vain.
+    let other = created("evt_3", 100, subscription("sub_2", "cus_1", "active", 1));
+    assert_eq!(app.deliver(other).await.outcome(), "applied");
+    assert_eq!(app.count("stripe_events WHERE outcome = 'parked'").await, 2);
+    let own = deleted("evt_4", 100, subscription("sub_1", "cus_1", "canceled", 1));
+    assert_eq!(app.deliver(own).await.outcome(), "applied");
+    let row = app.subscription("sub_1").await;
+    assert_eq!((&row["status"], &row["latest_invoice_id"]), (&json!("canceled"), &json!("in_2")));
+    assert_eq!(row["latest_invoice_status"], "paid");
+    assert_eq!(app.count("stripe_events WHERE outcome = 'applied'").await, 4, "both were news in Stripe's order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_event_that_fails_of_itself_stays_parked_and_does_not_block_the_link() {
+    let app = TestApp::start().await;
+    app.execute("ALTER TABLE subscriptions ADD CONSTRAINT few_seats CHECK (seat_limit < 5)").await;
+    park(&app, waiting()).await;
+    let answer = app.create_account(json!({"name": "Acme", "stripe_customer_id": "cus_1"})).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(app.event_row("evt_3").await["outcome"], "parked");
+    for applied in ["evt_1", "evt_2", "evt_4"] {
+        assert_eq!(app.event_row(applied).await["outcome"], "applied", "{applied}");
+    }
+    assert_eq!(app.count("event_failures").await, 1);
+    let shown = app.get("/events/evt_3").await.body;
+    assert_eq!(shown["status"], "parked");
+    assert!(shown["failures"][0]["error"].as_str().unwrap().contains("few_seats"), "{shown:#}");
+
+    app.execute("ALTER TABLE subscriptions DROP CONSTRAINT few_seats").await;
+    let replayed = app.admin(Method::POST, "/events/evt_3/replay", None).await;
+    assert_eq!((replayed.status, replayed.body), (200, json!({"applied": true, "outcome": "applied"})));
+    app.execute("DELETE FROM event_failures").await;
+    check_all_woken(&app, account_id(&answer)).await;
+}
