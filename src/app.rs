@@ -36,6 +36,18 @@ impl std::fmt::Debug for Application {
     }
 }
 
+/// The service over `database`, as it is configured. All its work will run on the runtime that this is called on.
+pub fn service(config: &Config, database: Target) -> Service {
+    Service::new(Parts {
+        pool: pool::build(database, config.pool_size, config.pool_timeout),
+        stripe: config.stripe.clone(),
+        plans: config.plans.clone(),
+        entitled_statuses: config.entitled_statuses.clone(),
+        metrics: Arc::default(),
+        runtime: Handle::current(),
+    })
+}
+
 impl Application {
     /// Migrates the database and binds the address. All database work will run on the runtime that this is called on.
     ///
@@ -46,14 +58,7 @@ impl Application {
         if !ran.is_empty() {
             log::info!("ran migrations: {}", ran.join(", "));
         }
-        let service = Service::new(Parts {
-            pool: pool::build(database, config.pool_size, config.pool_timeout),
-            stripe: config.stripe,
-            plans: config.plans,
-            entitled_statuses: config.entitled_statuses,
-            metrics: Arc::default(),
-            runtime: Handle::current(),
-        });
+        let service = service(&config, database);
         service.remember_last_event().await.context("cannot read when the last event came")?;
         let state = Data::new(State {
             service,

@@ -28,6 +28,11 @@ impl Verified {
     pub(crate) fn from_own_tables(payload: impl Into<Bytes>) -> Self {
         Self(payload.into())
     }
+
+    /// A payload that Stripe's API answered to our key. The TLS connection on which it came proves whose it is.
+    pub(crate) fn from_stripes_api(payload: impl Into<Bytes>) -> Self {
+        Self(payload.into())
+    }
 }
 
 /// Why a signature was refused.

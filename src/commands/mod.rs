@@ -1,8 +1,15 @@
 //! The command line. Each command is a file; none of them writes to the database but through the service layer
 //! (`simulate` gives an account a local trial, as an application does).
 
+mod duration;
 mod health;
+mod import;
+mod job;
 mod migrate;
+mod progress;
+mod prune;
+mod reconcile;
+mod replay;
 mod send;
 mod serve;
 mod simulate;
@@ -35,6 +42,14 @@ enum Command {
     Migrate,
     /// Sign a sample or your own event and post it
     Send(send::Send),
+    /// Read Stripe's event list and apply what never arrived; report drift (needs STRIPE_SECRET_KEY)
+    Reconcile(reconcile::Reconcile),
+    /// First fill: every subscription that Stripe has (needs STRIPE_SECRET_KEY)
+    Import(import::Import),
+    /// Apply events again from what is stored
+    Replay(replay::Replay),
+    /// Delete idempotency rows and failures that are old; parked events stay
+    Prune(prune::Prune),
     /// Ask a running server whether it serves; ends with 0 or 1 (for a container's health check)
     Health(health::Health),
     /// Send whole subscription lives, shuffled, duplicated and in parallel, and compare the tables with the truth
@@ -80,6 +95,10 @@ fn run(cli: Cli) -> Outcome {
             Command::Serve => serve::run(&cli.options).await,
             Command::Migrate => migrate::run(&cli.options).await,
             Command::Send(send) => send.run(&cli.options).await,
+            Command::Reconcile(reconcile) => reconcile.run(&cli.options).await,
+            Command::Import(import) => import.run(&cli.options).await,
+            Command::Replay(replay) => replay.run(&cli.options).await,
+            Command::Prune(prune) => prune.run(&cli.options).await,
             Command::Health(health) => health.run(&cli.options).await,
             Command::Simulate(simulate) => simulate.run(&cli.options).await,
         }

@@ -74,13 +74,21 @@ subledger runs with a private PostgreSQL in {home}. In another terminal, in this
 
 /// Ends when the process is told to stop. Listens from the moment it is made.
 fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let signalled = signalled()?;
+    Ok(async move {
+        let name = signalled.await;
+        log::info!("{name}: finishing what is under way");
+    })
+}
+
+/// Ends at SIGTERM or SIGINT with the signal's name. Listens from the moment it is made.
+pub(super) fn signalled() -> Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     Ok(async move {
-        let name = tokio::select! {
+        tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
-        };
-        log::info!("{name}: finishing what is under way");
+        }
     })
 }

@@ -16,6 +16,7 @@ pub mod schema;
 pub mod search;
 pub mod subscriptions;
 mod tls;
+pub mod upkeep;
 
 /// One connection to PostgreSQL.
 pub type Conn = diesel_async::AsyncPgConnection;

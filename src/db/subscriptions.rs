@@ -82,6 +82,16 @@ pub async fn lock(conn: &mut Conn, stripe_subscription_id: &str) -> QueryResult<
         .optional()
 }
 
+/// The row of a Stripe subscription.
+pub async fn find(conn: &mut Conn, stripe_subscription_id: &str) -> QueryResult<Option<Row>> {
+    table::table
+        .filter(table::stripe_subscription_id.eq(stripe_subscription_id))
+        .select(Row::as_select())
+        .first(conn)
+        .await
+        .optional()
+}
+
 /// The account's oldest local row (one that no Stripe subscription has taken over), locked.
 pub async fn lock_local(conn: &mut Conn, account_id: Uuid) -> QueryResult<Option<Row>> {
     table::table

@@ -15,6 +15,7 @@ use uuid::Uuid;
 pub use answers::{Answers, Question};
 pub use parked::{Waiting, wake};
 pub use place::link_customer;
+pub use subscription::columns_of;
 
 use crate::db::{Conn, accounts, locks};
 use crate::stripe::{Checkout, Event, Invoice, PricePlans, SubscriptionError};

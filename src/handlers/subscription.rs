@@ -1,13 +1,14 @@
 //! A state of a subscription: projected onto its row if it is newer than what the row shows.
 
 use diesel::QueryResult;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Context, HandlerError, Note, Outcome, Question};
 use crate::db::subscriptions::{self, AsOf, Row, State};
 use crate::db::{Conn, accounts, events};
 use crate::ordering::{self, Order, Peer, Version};
-use crate::stripe::{Event, Kind, PricePlans, Subscription};
+use crate::stripe::{Event, IMPORTED, Kind, PricePlans, Subscription};
 use crate::verify::Verified;
 
 const BIRTH: &str = "customer.subscription.created";
@@ -52,6 +53,9 @@ pub(super) async fn store(
         is_birth: event.kind == Kind::SubscriptionCreated,
     };
     let order = version(&row).map_or(Order::Newer, |stored| ordering::compare(stored, newcomer));
+    if order == Order::Tie && was_imported_after(conn, &row, event).await? {
+        return Ok(Outcome::Stale);
+    }
     match (order, fetched) {
         (Order::Older, _) => Ok(Outcome::Stale),
         (Order::Newer, _) => write(conn, &row, shown, &as_of(event)).await,
@@ -63,6 +67,16 @@ pub(super) async fn store(
         }
         (Order::Tie, None) => break_tie(conn, ctx, event, &row, shown, notes).await,
     }
+}
+
+/// Whether the row shows an imported state that Stripe gave after it had listed this event.
+async fn was_imported_after(conn: &mut Conn, row: &Row, event: &Event) -> QueryResult<bool> {
+    let (Some(id), Some(IMPORTED)) = (&row.as_of.last_event_id, row.as_of.last_event_type.as_deref()) else {
+        return Ok(false);
+    };
+    let import = events::find(conn, id).await?;
+    let import = import.and_then(|(_, payload)| Event::parse(&Verified::from_own_tables(payload)).ok());
+    Ok(import.is_some_and(|import| import.covers(&event.id)))
 }
 
 /// Decides between two states of one second: by what Stripe says now, else by the events' previous values.
@@ -193,6 +207,17 @@ async fn state(conn: &mut Conn, account_id: Uuid, shown: &Subscription) -> Query
         None => accounts::find(conn, account_id).await?.and_then(|account| account.local_plan),
     };
     Ok(columns(shown, local_plan))
+}
+
+/// The columns that show a subscription object of Stripe's on a row of this account.
+pub async fn columns_of(
+    conn: &mut Conn,
+    plans: &PricePlans,
+    account_id: Uuid,
+    object: &Value,
+) -> Result<State, HandlerError> {
+    let shown = Subscription::project(object, plans)?;
+    Ok(state(conn, account_id, &shown).await?)
 }
 
 fn columns(shown: &Subscription, local_plan: Option<String>) -> State {

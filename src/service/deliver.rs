@@ -29,9 +29,9 @@ impl Recorded {
 }
 
 /// The work of a delivery: insert the idempotency row, handle the event, record the outcome.
-struct Delivery<'a, H> {
-    event: &'a Event,
-    handler: &'a H,
+pub(super) struct Delivery<'a, H> {
+    pub(super) event: &'a Event,
+    pub(super) handler: &'a H,
 }
 
 impl<H: Handle> Work for Delivery<'_, H> {

@@ -3,13 +3,16 @@
 
 mod accounts;
 mod deliver;
+mod drift;
 mod entitlement;
 mod error;
 mod overview;
+mod preview;
 mod read;
 mod replay;
 mod search;
 mod transaction;
+mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +22,14 @@ use tokio::task::JoinSet;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount};
 pub use deliver::Recorded;
+pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
 pub use overview::{CHART_HOURS, Overview};
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
 pub use search::{Found, Story};
+pub use upkeep::{Prunable, Replayable};
 
 use crate::db::pool::Pool;
 use crate::metrics::{Metrics, PoolFigures};

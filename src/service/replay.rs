@@ -69,7 +69,12 @@ impl Service {
         match self.run(&Wake { event: &event }).await {
             Ok((replayed, notes)) => {
                 self.tell(&notes);
-                Ok(replayed)
+                // It could be placed, failed, and stays parked; the failure is recorded.
+                let failure = notes.into_iter().find_map(|note| match note {
+                    Note::WokenFailed { event_id, error } if event_id == event.id => Some(error),
+                    _ => None,
+                });
+                failure.map_or(Ok(replayed), |error| Err(ServiceError::Failed(anyhow::Error::msg(error))))
             }
             Err(error) => Err(self.failed(&event, error).await),
         }

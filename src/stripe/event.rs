@@ -7,7 +7,7 @@ use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::json;
+use super::{IMPORTED, json};
 use crate::verify::Verified;
 
 /// What is to be done with an event, by its type.
@@ -39,7 +39,8 @@ impl Kind {
             | "customer.subscription.resumed"
             | "customer.subscription.trial_will_end"
             | "customer.subscription.pending_update_applied"
-            | "customer.subscription.pending_update_expired" => Self::SubscriptionChanged,
+            | "customer.subscription.pending_update_expired"
+            | IMPORTED => Self::SubscriptionChanged,
             "customer.subscription.deleted" => Self::SubscriptionDeleted,
             "checkout.session.completed" | "checkout.session.async_payment_succeeded" => Self::Checkout,
             "invoice.paid" => Self::InvoicePaid,
@@ -53,6 +54,26 @@ impl Kind {
         matches!(self, Self::SubscriptionCreated | Self::SubscriptionChanged | Self::SubscriptionDeleted)
     }
 }
+
+/// The types that show a subscription as it then was.
+pub const SUBSCRIPTION_TYPES: [&str; 8] = [
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "customer.subscription.paused",
+    "customer.subscription.resumed",
+    "customer.subscription.trial_will_end",
+    "customer.subscription.pending_update_applied",
+    "customer.subscription.pending_update_expired",
+];
+
+/// The further types that are handled.
+pub const OTHER_HANDLED_TYPES: [&str; 4] = [
+    "checkout.session.completed",
+    "checkout.session.async_payment_succeeded",
+    "invoice.paid",
+    "invoice.payment_failed",
+];
 
 /// Verified bytes that are no event.
 #[derive(Debug, Error)]
@@ -90,7 +111,7 @@ pub struct Event {
     pub named_account_ids: Vec<Uuid>,
     /// The whole event as JSON text, with what `jsonb` cannot hold replaced.
     pub payload: String,
-    body: Value,
+    pub(super) body: Value,
 }
 
 impl Event {
@@ -182,6 +203,12 @@ mod tests {
         for id in [r#""""#, "7", "null", r#"{"id":"evt_1"}"#, &format!(r#""{}""#, "x".repeat(256))] {
             assert!(parse(&format!(r#"{{"id":{id},"type":"x"}}"#)).is_err(), "{id}");
         }
+    }
+
+    #[test]
+    fn every_handled_type_is_of_some_kind() {
+        assert!(SUBSCRIPTION_TYPES.iter().all(|name| Kind::of(name).shows_a_subscription()));
+        assert!(OTHER_HANDLED_TYPES.iter().all(|name| !matches!(Kind::of(name), Kind::Other)));
     }
 
     #[test]

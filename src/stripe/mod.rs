@@ -4,11 +4,13 @@
 pub mod api;
 mod checkout;
 mod event;
+mod imported;
 mod invoice;
 mod json;
 mod subscription;
 
 pub use checkout::Checkout;
-pub use event::{Event, InvalidPayload, Kind};
+pub use event::{Event, InvalidPayload, Kind, OTHER_HANDLED_TYPES, SUBSCRIPTION_TYPES};
+pub use imported::{IMPORTED, Newest};
 pub use invoice::{Invoice, InvoiceStatus};
 pub use subscription::{PricePlans, Subscription, SubscriptionError};

@@ -2,7 +2,6 @@
 //! PostgreSQL serves all; a database each, so that the tests run side by side.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, reason = "where a test cannot go on, it has failed")]
 
 #[allow(dead_code, reason = "what is here for later tests")]
 mod support;
@@ -18,6 +17,7 @@ mod converge;
 mod entitlement;
 mod events;
 mod health;
+mod import;
 mod logs;
 mod metrics;
 mod migrations;
@@ -25,8 +25,11 @@ mod model;
 mod openapi;
 mod ordering;
 mod parking;
+mod prune;
 mod races;
+mod reconcile;
 mod replay;
+mod replay_command;
 mod service;
 mod shapes;
 mod variants;

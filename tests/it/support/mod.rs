@@ -5,6 +5,7 @@ pub mod binary;
 pub mod browser;
 pub mod database;
 pub mod events;
+pub mod job;
 pub mod stripe;
 pub mod world;
 

@@ -1,4 +1,5 @@
-//! A stand-in for Stripe's API: answers `GET /v1/subscriptions/{id}` as a test says, and remembers who asked.
+//! A stand-in for Stripe's API: answers `GET /v1/subscriptions/{id}` and the lists of events and subscriptions as a
+//! test says, and remembers who asked.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::TcpListener;
@@ -10,6 +11,8 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use reqwest::Url;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+
+use super::Event;
 
 /// One answer; the last one that a test gave is repeated.
 #[derive(Clone)]
@@ -24,6 +27,26 @@ struct Canned {
 struct Shared {
     answers: Mutex<HashMap<String, VecDeque<Canned>>>,
     asked: Mutex<Vec<Asked>>,
+    /// By path, newest first.
+    lists: Mutex<HashMap<&'static str, Vec<Value>>>,
+    listed: Mutex<Vec<Listed>>,
+    /// What the next list requests are answered instead: a status and a `Retry-After`.
+    refusals: Mutex<VecDeque<(u16, Option<u32>)>>,
+}
+
+/// A request for a page of a list that came.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub path: String,
+    pub query: Vec<(String, String)>,
+    pub connect_account: Option<String>,
+    pub at: std::time::Instant,
+}
+
+impl Listed {
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// A request that came.
@@ -56,7 +79,10 @@ impl StripeApi {
         let base = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let data = Data::from(shared.clone());
         let server = HttpServer::new(move || {
-            App::new().app_data(data.clone()).route("/v1/subscriptions/{id}", web::get().to(subscription))
+            App::new()
+                .app_data(data.clone())
+                .route("/v1/subscriptions/{id}", web::get().to(subscription))
+                .route("/v1/{list}", web::get().to(list))
         })
         .workers(1)
         .disable_signals()
@@ -93,6 +119,28 @@ impl StripeApi {
         let id = object["id"].as_str().unwrap().to_owned();
         self.shared.answers.lock().unwrap().entry(id).or_default().push_back(canned);
         Gate(gate)
+    }
+
+    /// The events that Stripe lists from now on, given in any order; of one second, the later in the slice is newer.
+    pub fn lists_events(&self, events: &[Event]) {
+        let mut events: Vec<_> = events.iter().rev().map(|event| event.0.clone()).collect();
+        events.sort_by_key(|event| std::cmp::Reverse(event["created"].as_i64()));
+        self.shared.lists.lock().unwrap().insert("events", events);
+    }
+
+    /// The subscriptions that Stripe has from now on, newest first; each can be fetched alone, too.
+    pub fn lists_subscriptions(&self, subscriptions: &[Value]) {
+        subscriptions.iter().for_each(|subscription| self.has(subscription));
+        self.shared.lists.lock().unwrap().insert("subscriptions", subscriptions.to_vec());
+    }
+
+    /// Has the next request for a list fail.
+    pub fn refuse_once(&self, status: u16, retry_after: Option<u32>) {
+        self.shared.refusals.lock().unwrap().push_back((status, retry_after));
+    }
+
+    pub fn listed(&self) -> Vec<Listed> {
+        self.shared.listed.lock().unwrap().clone()
     }
 
     pub fn asked(&self) -> Vec<Asked> {
@@ -141,4 +189,45 @@ async fn subscription(request: HttpRequest, id: Path<String>, shared: Data<Share
         gate.acquire().await.unwrap().forget();
     }
     HttpResponse::build(StatusCode::from_u16(canned.status).unwrap()).json(canned.body)
+}
+
+async fn list(
+    request: HttpRequest,
+    path: Path<String>,
+    web::Query(query): web::Query<Vec<(String, String)>>,
+    shared: Data<Shared>,
+) -> HttpResponse {
+    let connect_account = request.headers().get("stripe-account").map(|value| value.to_str().unwrap().to_owned());
+    let listed = Listed { path: path.into_inner(), query, connect_account, at: std::time::Instant::now() };
+    shared.listed.lock().unwrap().push(listed.clone());
+    if let Some((status, retry_after)) = shared.refusals.lock().unwrap().pop_front() {
+        let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap());
+        if let Some(seconds) = retry_after {
+            response.insert_header(("Retry-After", seconds.to_string()));
+        }
+        return response.json(json!({"error": {"type": "api_error"}}));
+    }
+    let lists = shared.lists.lock().unwrap();
+    let Some(objects) = lists.get(listed.path.as_str()) else {
+        return HttpResponse::NotFound().json(json!({"error": {"type": "invalid_request_error"}}));
+    };
+    let number = |name: &str| listed.param(name).map(|value| value.parse::<i64>().unwrap());
+    let types: Vec<_> = listed.query.iter().filter(|(name, _)| name == "types[]").map(|(_, value)| value).collect();
+    assert!(types.len() <= 20, "Stripe takes at most 20 types");
+    let limit = usize::try_from(number("limit").unwrap_or(10)).unwrap();
+    assert!((1..=100).contains(&limit), "Stripe gives at most 100 at once");
+    let mut rest: &[Value] = objects;
+    if let Some(after) = listed.param("starting_after") {
+        let at = objects.iter().position(|object| object["id"] == after).expect("a listed id");
+        rest = &objects[at + 1..];
+    }
+    let matching: Vec<_> = rest
+        .iter()
+        .filter(|object| types.is_empty() || types.iter().any(|name| object["type"] == **name))
+        .filter(|object| number("created[gte]").is_none_or(|since| object["created"].as_i64().unwrap() >= since))
+        .collect();
+    let page: Vec<_> = matching.iter().take(limit).collect();
+    HttpResponse::Ok().json(json!({
+        "object": "list", "url": format!("/v1/{}", listed.path), "has_more": matching.len() > limit, "data": page,
+    }))
 }

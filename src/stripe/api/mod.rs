@@ -2,13 +2,20 @@
 //!
 //! Source: <https://docs.stripe.com/api>.
 
+mod list;
+mod retry;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 use serde_json::Value;
 use thiserror::Error;
 
+pub use list::{Fetched, List, Pages};
+
+use super::json;
 use crate::secret::Secret;
 
 /// Where Stripe's API is.
@@ -17,12 +24,20 @@ pub const DEFAULT_BASE: &str = "https://api.stripe.com";
 /// A call that brought no answer to go by.
 #[derive(Debug, Error)]
 pub enum ApiError {
-    /// No connection, no answer in time, or not JSON.
+    /// No connection, or no answer in time.
     #[error("Stripe's API did not answer")]
     Transport(#[source] reqwest::Error),
+    /// An answer that is not what was asked for.
+    #[error("Stripe's API answered what cannot be read")]
+    Unreadable(#[source] serde_json::Error),
     /// An answer other than success and 404.
-    #[error("Stripe's API answered {0}")]
-    Status(StatusCode),
+    #[error("Stripe's API answered {status}")]
+    Status {
+        /// The answer's status.
+        status: StatusCode,
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
+    },
 }
 
 /// A client of Stripe's API.
@@ -52,21 +67,41 @@ impl Client {
     /// # Errors
     /// [`ApiError`] on any other failure.
     pub async fn subscription(&self, id: &str, connect_account: Option<&str>) -> Result<Option<Value>, ApiError> {
+        match self.get(&["subscriptions", id], &[], connect_account).await {
+            Ok(object) => Ok(Some(object)),
+            Err(ApiError::Status { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One call: `GET /v1/…`.
+    async fn get(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        connect_account: Option<&str>,
+    ) -> Result<Value, ApiError> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["v1", "subscriptions", id]);
+            segments.pop_if_empty().push("v1").extend(path);
         }
-        let mut request = self.http.get(url).bearer_auth(self.key.expose());
+        let mut request = self.http.get(url).query(query).bearer_auth(self.key.expose());
         if let Some(account) = connect_account {
             request = request.header("Stripe-Account", account);
         }
-        let response = request.send().await.map_err(|error| ApiError::Transport(error.without_url()))?;
-        match response.status() {
-            StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => {
-                response.json().await.map(Some).map_err(|error| ApiError::Transport(error.without_url()))
-            }
-            status => Err(ApiError::Status(status)),
+        let transport = |error: reqwest::Error| ApiError::Transport(error.without_url());
+        let response = request.send().await.map_err(transport)?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(ApiError::Status { status, retry_after: retry_after(response.headers()) });
         }
+        let text = response.text().await.map_err(transport)?;
+        serde_json::from_str(&json::fit_for_jsonb(&text)).map_err(ApiError::Unreadable)
     }
+}
+
+/// Stripe gives it in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }

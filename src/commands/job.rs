@@ -1,0 +1,121 @@
+//! What the jobs that work on the tables share: the service over the database, Stripe's API, and an end at any point.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::{Outcome, serve};
+use crate::app;
+use crate::config::{Config, ConfigError, Options};
+use crate::db::connect::Target;
+use crate::home::Home;
+use crate::postgres::{PrivatePostgres, RunningPostgres};
+use crate::service::{DatabaseState, Service, ServiceError};
+use crate::stripe::api::Client;
+
+/// How often a piece of work is tried again that failed because something was out of reach.
+const MAX_RETRIES: u32 = 5;
+
+/// The first pause; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs `work` on the service until it ends, or until the process is told to stop: what is in a transaction then is
+/// rolled back, and what is committed stays.
+pub(super) async fn run(options: &Options, work: impl AsyncFnOnce(Service) -> Outcome) -> Outcome {
+    run_with(&options.server()?, options, work).await
+}
+
+/// [`run`], with Stripe's API.
+pub(super) async fn run_with_stripe(options: &Options, work: impl AsyncFnOnce(Service, Client) -> Outcome) -> Outcome {
+    let config = options.server()?;
+    let stripe = config.stripe.clone();
+    let stripe = stripe.ok_or_else(|| ConfigError::new("STRIPE_SECRET_KEY", "it is needed to ask Stripe"))?;
+    run_with(&config, options, async |service| work(service, stripe).await).await
+}
+
+async fn run_with(config: &Config, options: &Options, work: impl AsyncFnOnce(Service) -> Outcome) -> Outcome {
+    let signalled = serve::signalled()?;
+    let database = Database::open(options).await?;
+    let service = app::service(config, database.target.clone());
+    // On the heap: futures within futures this deep are more than the compiler lays out.
+    let work = Box::pin(ready_then(service, work));
+    let result = tokio::select! {
+        result = work => result,
+        name = signalled => Err(anyhow::anyhow!("{name}: stopped; what is done is kept, run it again for the rest")),
+    };
+    database.close().await?;
+    result
+}
+
+async fn ready_then(service: Service, work: impl AsyncFnOnce(Service) -> Outcome) -> Outcome {
+    match service.database_state().await {
+        DatabaseState::Ok => work(service).await,
+        DatabaseState::MigrationPending => bail!("a migration is pending; run `subledger migrate` first"),
+        DatabaseState::Away => bail!("cannot reach the database"),
+    }
+}
+
+/// The configured database, else the private one of this folder: that of a running server, or started for the job.
+struct Database {
+    target: Target,
+    own: Option<PrivatePostgres>,
+    /// Keeps the way to its socket open.
+    _running: Option<RunningPostgres>,
+}
+
+impl Database {
+    async fn open(options: &Options) -> Result<Self> {
+        if let Some(target) = options.database()? {
+            return Ok(Self { target, own: None, _running: None });
+        }
+        let path = Home::at(Path::new(".")).path().to_owned();
+        let Some(running) = RunningPostgres::find(&path)? else {
+            let problem = "it is needed, since no server keeps a database in this folder";
+            return Err(ConfigError::new("DATABASE_URL", problem).into());
+        };
+        let target = Target::parse(&running.url()?)?;
+        if target.connect().await.is_ok() {
+            return Ok(Self { target, own: None, _running: Some(running) });
+        }
+        let own = tokio::task::spawn_blocking(move || PrivatePostgres::start(&path)).await??;
+        Ok(Self { target: Target::parse(&own.url())?, own: Some(own), _running: None })
+    }
+
+    async fn close(self) -> Result<()> {
+        if let Some(own) = self.own {
+            tokio::task::spawn_blocking(move || own.stop()).await??;
+        }
+        Ok(())
+    }
+}
+
+/// Does `work`, again after a pause where something was out of reach. Each time is a delivery of its own.
+pub(super) async fn patiently<T>(mut work: impl AsyncFnMut() -> Result<T, ServiceError>) -> Result<T, ServiceError> {
+    let mut retries = 0;
+    loop {
+        match Box::pin(work()).await {
+            Err(ServiceError::Unavailable(error)) if retries < MAX_RETRIES => {
+                log::warn!("trying again: {error:#}");
+                tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(retries)).await;
+                retries += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The failure of one event, or the end of the job: what is out of reach for one is so for all.
+pub(super) fn failure_of_its_own(error: ServiceError) -> Result<String> {
+    match error {
+        ServiceError::Failed(error) => Ok(format!("{error:#}")),
+        ServiceError::Unavailable(error) => Err(error.context("stopped; what is done is kept, run it again")),
+    }
+}
+
+/// An id of a connected account.
+pub(super) fn connect_account(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("acct_").unwrap_or("");
+    let is_one = !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_one { Ok(text.to_owned()) } else { Err("it is no id of a connected account (acct_…)".to_owned()) }
+}

@@ -1,0 +1,116 @@
+//! Drift: where a subscription's row shows something else than Stripe has.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::Value;
+
+use super::transaction::AttemptError;
+use super::{Service, ServiceError};
+use crate::db::subscriptions::State;
+use crate::db::{subscriptions, upkeep};
+use crate::handlers;
+use crate::stripe::{Subscription, SubscriptionError};
+
+/// A column that shows something else than Stripe has. Both in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The column.
+    pub column: &'static str,
+    /// What our row shows.
+    pub ours: String,
+    /// What it would show for Stripe's state.
+    pub stripes: String,
+}
+
+/// How a row compares with Stripe's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// The row shows Stripe's state, as of the event of this time.
+    Same {
+        /// `last_event_created`.
+        as_of: Option<DateTime<Utc>>,
+    },
+    /// It shows another one.
+    Differs(Vec<Difference>),
+    /// There is no row, and an event is parked that will make one.
+    Parked,
+    /// There is no row.
+    Absent,
+}
+
+impl Service {
+    /// Compares the row of a subscription with the object as Stripe has it.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer or the object is no subscription.
+    pub async fn compare(&self, object: Value) -> Result<Comparison, ServiceError> {
+        let service = self.clone();
+        self.on_runtime(async move {
+            let plans = &service.parts.plans;
+            let id = Subscription::project(&object, plans).map_err(failed)?.id;
+            let mut conn = service.connection().await?;
+            let Some(row) = subscriptions::find(&mut conn, &id).await? else {
+                let is_parked = upkeep::is_parked(&mut conn, &id).await?;
+                return Ok(if is_parked { Comparison::Parked } else { Comparison::Absent });
+            };
+            let stripes =
+                handlers::columns_of(&mut conn, plans, row.account_id, &object).await.map_err(AttemptError::from)?;
+            let differences = differences(&row.state, &stripes);
+            if differences.is_empty() {
+                return Ok(Comparison::Same { as_of: row.as_of.last_event_created });
+            }
+            Ok(Comparison::Differs(differences))
+        })
+        .await
+    }
+}
+
+fn failed(error: SubscriptionError) -> ServiceError {
+    ServiceError::Failed(error.into())
+}
+
+fn differences(ours: &State, stripes: &State) -> Vec<Difference> {
+    let (ours, stripes) = (columns(ours), columns(stripes));
+    let pairs = ours.into_iter().zip(stripes);
+    let unequal = pairs.filter(|((_, ours), (_, stripes))| ours != stripes);
+    unequal.map(|((column, ours), (_, stripes))| Difference { column, ours, stripes }).collect()
+}
+
+fn columns(state: &State) -> [(&'static str, String); 13] {
+    fn text(value: Option<impl ToString>) -> String {
+        value.map_or_else(|| "null".to_owned(), |value| value.to_string())
+    }
+    fn time(value: Option<DateTime<Utc>>) -> String {
+        text(value.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)))
+    }
+    // Taken apart, so that no column that is added later can be forgotten here.
+    let State {
+        plan,
+        status,
+        stripe_customer_id,
+        stripe_price_id,
+        seat_limit,
+        current_period_start,
+        current_period_end,
+        cancel_at_period_end,
+        cancel_at,
+        canceled_at,
+        ended_at,
+        trial_end,
+        paused_collection,
+    } = state;
+    [
+        ("status", status.clone()),
+        ("plan", text(plan.as_ref())),
+        ("stripe_customer_id", text(stripe_customer_id.as_ref())),
+        ("stripe_price_id", text(stripe_price_id.as_ref())),
+        ("seat_limit", text(*seat_limit)),
+        ("current_period_start", time(*current_period_start)),
+        ("current_period_end", time(*current_period_end)),
+        ("cancel_at_period_end", cancel_at_period_end.to_string()),
+        ("cancel_at", time(*cancel_at)),
+        ("canceled_at", time(*canceled_at)),
+        ("ended_at", time(*ended_at)),
+        ("trial_end", time(*trial_end)),
+        ("paused_collection", paused_collection.to_string()),
+    ]
+}
