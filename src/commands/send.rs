@@ -1,6 +1,7 @@
 //! `send`: signs a sample or your own event and posts it, as Stripe would.
 
 use std::fs;
+use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
@@ -59,7 +60,7 @@ impl Send {
         let url = self.target.webhook(options)?;
         post(&client, url, &secret, body).await?;
         if let Some(account) = account {
-            println!("{:#}", get(&client, account, &target::admin_token(options)?).await?);
+            writeln!(io::stdout(), "{:#}", get(&client, account, &target::admin_token(options)?).await?)?;
         }
         Ok(())
     }
@@ -114,7 +115,7 @@ async fn post(client: &Client, url: Url, secret: &Secret, body: Vec<u8>) -> Outc
         .with_context(|| format!("no answer from {url}"))?;
     let status = response.status();
     let answer = response.text().await?;
-    println!("{status} {answer}");
+    writeln!(io::stdout(), "{status} {answer}")?;
     if !status.is_success() {
         bail!("the event was not taken");
     }

@@ -1,5 +1,6 @@
 //! `serve`: migrates, then serves until SIGTERM or SIGINT.
 
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -37,7 +38,7 @@ async fn serve(config: Config, database: Target) -> Outcome {
 async fn serve_privately(mut config: Config) -> Outcome {
     let stop = stop_signal()?;
     let home = Home::at(Path::new("."));
-    home.create()?;
+    home.create().context("DATABASE_URL is not set, and a private PostgreSQL has no place here")?;
     let path = home.path().to_owned();
     let postgres = tokio::task::spawn_blocking(move || PrivatePostgres::start(&path)).await??;
     if config.webhook_secrets.is_empty() {
@@ -57,19 +58,23 @@ async fn serve_privately(mut config: Config) -> Outcome {
 
 fn print_next_steps(app: &Application, home: &Home, database_url: &str) {
     let address = app.address();
-    println!(
+    let program = std::env::args().next().unwrap_or_else(|| "subledger".to_owned());
+    let steps = format!(
         "
 subledger runs with a private PostgreSQL in {home}. In another terminal, in this folder:
 
-  see the main job at work      subledger send customer.subscription.created --link --url http://{address}{WEBHOOK_PATH}
+  see the main job at work      {program} send customer.subscription.created --link --url http://{address}{WEBHOOK_PATH}
   read the table                psql '{database_url}' -c 'SELECT * FROM subscriptions'
-  ask as an admin               curl -H \"Authorization: Bearer $(cat {token})\" http://{address}/events/evt_SampleCreated0001
+  ask as an admin               curl -H \"Authorization: Bearer $(cat {token})\" http://{address}/events
+  look at the page              http://{address}/admin (log in with what is in {token})
   have Stripe's events          stripe listen --forward-to {address}{WEBHOOK_PATH}
                                 (then start again with STRIPE_WEBHOOK_SECRET set to the secret that it prints)
 ",
         home = home.path().display(),
         token = home.admin_token_path().display(),
     );
+    // The server serves also where nobody reads this.
+    writeln!(std::io::stdout(), "{steps}").ok();
 }
 
 /// Ends when the process is told to stop. Listens from the moment it is made.

@@ -66,7 +66,7 @@ impl Server {
                 return Ok(server);
             };
             // Processes of a killed server still use its memory, not for long.
-            if Instant::now() >= deadline || !failure.to_string().contains("is still in use") {
+            if Instant::now() >= deadline || !log.says("is still in use") {
                 return Err(failure);
             }
             thread::sleep(Duration::from_millis(100));
@@ -183,6 +183,11 @@ impl Log {
             .or_else(|| lines().next_back())
             .unwrap_or("it did not say why");
         format!("{} (all of it in {})", last.trim(), self.path.display())
+    }
+
+    /// Whether it has said `text` since the start. Processes of a killed server may have the last word.
+    fn says(&self, text: &str) -> bool {
+        self.since_start().is_ok_and(|log| log.contains(text))
     }
 
     fn since_start(&self) -> std::io::Result<String> {

@@ -123,12 +123,13 @@ async fn a_read_only_database_is_503_and_not_the_events_fault() {
     let app = TestApp::start().await;
     app.account_of("cus_1").await;
     let name: String = app.one("SELECT current_database()").await.get(0);
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'subledger'
+                AND datname = current_database()";
     app.execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    app.execute(kill).await;
     let refused = app.deliver(updated("evt_1", 100, "sub_1", "cus_1", 1)).await;
     assert_eq!((refused.status, refused.error_code()), (503, "unavailable"));
     app.execute(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
-    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'subledger'
-                AND datname = current_database()";
     app.execute(kill).await;
     assert_eq!(app.deliver(updated("evt_1", 100, "sub_1", "cus_1", 1)).await.outcome(), "applied");
 }

@@ -181,3 +181,16 @@ async fn a_parked_event_that_fails_of_itself_stays_parked_and_does_not_block_the
     app.execute("DELETE FROM event_failures").await;
     check_all_woken(&app, account_id(&answer)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_no_handler_wants_wakes_what_waits_for_its_customer() {
+    let app = TestApp::start().await;
+    let object = crate::support::events::subscription("sub_1", "cus_1", "active", 5);
+    let parked = app.deliver(Event::new("evt_1", "customer.subscription.created", 100, object)).await;
+    assert_eq!(parked.outcome(), "parked");
+    let account = app.account_of("cus_1").await;
+    let next = Event::new("evt_2", "payment_intent.succeeded", 200, json!({"id": "pi_1", "customer": "cus_1"}));
+    assert_eq!(app.deliver(next).await.outcome(), "ignored");
+    assert_eq!(app.event_row("evt_1").await["outcome"], "applied");
+    assert_eq!(app.subscription("sub_1").await["account_id"], json!(account));
+}
