@@ -13,25 +13,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::stripe::NAMED_TYPES;
 use crate::verify::SignatureError;
 
-/// The types that are counted under their own name: those that the contract names.
-const KNOWN_TYPES: [&str; 13] = [
-    "checkout.session.async_payment_succeeded",
-    "checkout.session.completed",
-    "customer.deleted",
-    "customer.subscription.created",
-    "customer.subscription.deleted",
-    "customer.subscription.paused",
-    "customer.subscription.pending_update_applied",
-    "customer.subscription.pending_update_expired",
-    "customer.subscription.resumed",
-    "customer.subscription.trial_will_end",
-    "customer.subscription.updated",
-    "invoice.paid",
-    "invoice.payment_failed",
-];
-
+/// The label of a type that is not counted under its own name: one that the contract does not name.
 const OTHER_TYPE: &str = "other";
 
 const OUTCOMES: [&str; 5] = ["applied", "stale", "ignored", "parked", "duplicate"];
@@ -177,7 +162,7 @@ impl Metrics {
     ///
     /// A counter that appears with its first event is one whose first event `rate()` does not see.
     fn start_at_zero(&self) {
-        for r#type in KNOWN_TYPES.into_iter().chain([OTHER_TYPE]) {
+        for r#type in NAMED_TYPES.into_iter().chain([OTHER_TYPE]) {
             for outcome in OUTCOMES {
                 self.events.get_or_create(&EventLabels { r#type, outcome }).inc_by(0);
             }
@@ -266,7 +251,7 @@ impl Drop for Waiting {
 }
 
 fn known(event_type: &str) -> &'static str {
-    KNOWN_TYPES.into_iter().find(|known| *known == event_type).unwrap_or(OTHER_TYPE)
+    NAMED_TYPES.into_iter().find(|known| *known == event_type).unwrap_or(OTHER_TYPE)
 }
 
 fn refusal(reason: SignatureError) -> ReasonLabel {
@@ -378,7 +363,7 @@ mod tests {
 
     #[test]
     fn every_type_that_is_handled_is_known() {
-        let unhandled: Vec<_> = KNOWN_TYPES.into_iter().filter(|known| Kind::of(known) == Kind::Other).collect();
+        let unhandled: Vec<_> = NAMED_TYPES.into_iter().filter(|known| Kind::of(known) == Kind::Other).collect();
         assert_eq!(unhandled, ["customer.deleted"]);
     }
 }

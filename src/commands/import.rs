@@ -10,7 +10,7 @@ use super::{Outcome, job};
 use crate::config::Options;
 use crate::service::{Comparison, Recorded, Service};
 use crate::stripe::api::{ApiError, Client, Fetched, List};
-use crate::stripe::{Event, Newest, SUBSCRIPTION_TYPES};
+use crate::stripe::{Event, Newest, subscription_types};
 use crate::verify::Verified;
 
 /// How to import.
@@ -45,7 +45,8 @@ impl Import {
 
     /// Must be whole before the first state is read; see [`Event::imported`].
     async fn known(&self, stripe: &Client) -> Result<Known> {
-        let list = List::Events { types: &SUBSCRIPTION_TYPES, since: None };
+        let types: Vec<_> = subscription_types().collect();
+        let list = List::Events { types: &types, since: None };
         let mut known = Known::default();
         let mut progress = Progress::of("events read", None);
         let mut pages = stripe.pages(list, self.connect_account.as_deref());

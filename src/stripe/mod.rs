@@ -10,7 +10,7 @@ mod json;
 mod subscription;
 
 pub use checkout::Checkout;
-pub use event::{Event, InvalidPayload, Kind, OTHER_HANDLED_TYPES, SUBSCRIPTION_TYPES};
+pub use event::{Event, InvalidPayload, Kind, NAMED_TYPES, handled_types, subscription_types};
 pub use imported::{IMPORTED, Newest};
 pub use invoice::{Invoice, InvoiceStatus};
 pub use subscription::{PricePlans, Subscription, SubscriptionError};

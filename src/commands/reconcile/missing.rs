@@ -9,7 +9,7 @@ use crate::commands::job;
 use crate::commands::progress::Progress;
 use crate::service::Service;
 use crate::stripe::api::{Client, Fetched, List};
-use crate::stripe::{Event, OTHER_HANDLED_TYPES, SUBSCRIPTION_TYPES};
+use crate::stripe::{Event, handled_types};
 
 /// The events since some time.
 ///
@@ -34,7 +34,7 @@ impl Window {
         since: Option<DateTime<Utc>>,
         connect_account: Option<&str>,
     ) -> Result<Self> {
-        let types = [&SUBSCRIPTION_TYPES[..], &OTHER_HANDLED_TYPES].concat();
+        let types: Vec<_> = handled_types().collect();
         let list = List::Events { types: &types, since };
         let mut window =
             Self { count: 0, missing: Vec::new(), subscriptions: BTreeMap::new(), touched: BTreeSet::new() };

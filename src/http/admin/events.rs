@@ -14,26 +14,10 @@ use super::page::{Here, Page, Viewer, html};
 use super::show::{EventRow, encode};
 use crate::db::listing::Filter;
 use crate::http::{ApiError, State};
+use crate::stripe::NAMED_TYPES;
 
 /// How many events a page has.
 const PAGE_EVENTS: u8 = 50;
-
-/// Types that the filter offers; any other can be typed.
-const TYPES: [&str; 13] = [
-    "checkout.session.async_payment_succeeded",
-    "checkout.session.completed",
-    "customer.deleted",
-    "customer.subscription.created",
-    "customer.subscription.deleted",
-    "customer.subscription.paused",
-    "customer.subscription.pending_update_applied",
-    "customer.subscription.pending_update_expired",
-    "customer.subscription.resumed",
-    "customer.subscription.trial_will_end",
-    "customer.subscription.updated",
-    "invoice.paid",
-    "invoice.payment_failed",
-];
 
 /// The query of the list: what the form sends. An empty field asks for nothing.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -52,7 +36,7 @@ pub struct ListQuery {
 struct EventsPage {
     page: Page,
     query: ListQuery,
-    types: [&'static str; TYPES.len()],
+    types: [&'static str; NAMED_TYPES.len()],
     statuses: [&'static str; STATUSES.len()],
     problem: Option<&'static str>,
     rows: Vec<EventRow>,
@@ -92,7 +76,7 @@ pub async fn show(
         first_path: query.path(None),
         older_path: older,
         query,
-        types: TYPES,
+        types: NAMED_TYPES,
         statuses: STATUSES,
         problem,
         rows,
