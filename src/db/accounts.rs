@@ -8,6 +8,7 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
+use super::cached::Cached;
 use super::schema::{account_customers, accounts};
 
 /// A row of `accounts`.
@@ -47,7 +48,7 @@ pub async fn place(
     customer: Option<&str>,
     named: &[Uuid],
 ) -> QueryResult<Place> {
-    diesel::sql_query(
+    let query = diesel::sql_query(
         "SELECT (SELECT account_id FROM subscriptions WHERE stripe_subscription_id = $1) AS by_subscription,
                 COALESCE((SELECT id FROM accounts WHERE stripe_customer_id = $2),
                          (SELECT account_id FROM account_customers WHERE stripe_customer_id = $2)) AS by_customer,
@@ -57,9 +58,8 @@ pub async fn place(
     )
     .bind::<Nullable<Text>, _>(subscription)
     .bind::<Nullable<Text>, _>(customer)
-    .bind::<Array<SqlUuid>, _>(named)
-    .get_result(conn)
-    .await
+    .bind::<Array<SqlUuid>, _>(named);
+    Cached(query).get_result(conn).await
 }
 
 /// Whether a parked event of this subscription or customer names an account that exists.

@@ -9,6 +9,7 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
+use super::cached::Cached;
 use super::raw_json::RawJson;
 use super::schema::stripe_events as table;
 use crate::stripe::Event;
@@ -21,34 +22,31 @@ pub const PRIMARY_KEY: &str = "stripe_events_pkey";
 /// Waits for a transaction that is inserting the same id until that one commits or rolls back. An event that failed
 /// before keeps the time at which it first came, and with it its place in lists.
 pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResult<usize> {
-    diesel::insert_into(table::table)
-        .values((
-            table::id.eq(&event.id),
-            table::type_.eq(&event.event_type),
-            table::outcome.eq(outcome),
-            table::api_version.eq(&event.api_version),
-            table::livemode.eq(event.livemode),
-            table::connect_account.eq(&event.connect_account),
-            table::created.eq(event.created),
-            table::received_at.eq(sql::<Timestamptz>(
-                "COALESCE((SELECT min(failed_at) FROM event_failures WHERE event_id = ",
-            )
-            .bind::<Text, _>(&event.id)
-            .sql("), now())")),
-            table::customer_id.eq(&event.customer_id),
-            table::subscription_id.eq(&event.subscription_id),
-            table::payload.eq(RawJson(&event.payload)),
-        ))
-        .execute(conn)
-        .await
+    let insert = diesel::insert_into(table::table).values((
+        table::id.eq(&event.id),
+        table::type_.eq(&event.event_type),
+        table::outcome.eq(outcome),
+        table::api_version.eq(&event.api_version),
+        table::livemode.eq(event.livemode),
+        table::connect_account.eq(&event.connect_account),
+        table::created.eq(event.created),
+        table::received_at.eq(sql::<Timestamptz>(
+            "COALESCE((SELECT min(failed_at) FROM event_failures WHERE event_id = ",
+        )
+        .bind::<Text, _>(&event.id)
+        .sql("), now())")),
+        table::customer_id.eq(&event.customer_id),
+        table::subscription_id.eq(&event.subscription_id),
+        table::payload.eq(RawJson(&event.payload)),
+    ));
+    Cached(insert).execute(conn).await
 }
 
 /// Sets what became of an event. The number of rows is 1, or the event is not there.
 pub async fn set_outcome(conn: &mut Conn, id: &str, outcome: &str, account_id: Option<Uuid>) -> QueryResult<usize> {
-    diesel::update(table::table.find(id))
-        .set((table::outcome.eq(outcome), table::account_id.eq(account_id)))
-        .execute(conn)
-        .await
+    let update =
+        diesel::update(table::table.find(id)).set((table::outcome.eq(outcome), table::account_id.eq(account_id)));
+    Cached(update).execute(conn).await
 }
 
 /// What became of an event, and its payload as JSON text.

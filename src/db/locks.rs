@@ -6,6 +6,7 @@ use diesel_async::RunQueryDsl;
 use sha2::{Digest, Sha256};
 
 use super::Conn;
+use super::cached::Cached;
 
 /// Waits for, and holds until the transaction ends, a lock on each of `names`.
 ///
@@ -16,11 +17,8 @@ pub async fn hold(conn: &mut Conn, names: &[String]) -> QueryResult<()> {
     let mut names: Vec<&String> = names.iter().collect();
     names.sort_unstable();
     let keys: Vec<i64> = names.into_iter().map(|name| key(name)).collect();
-    diesel::sql_query("SELECT pg_advisory_xact_lock(key) FROM unnest($1) AS key")
-        .bind::<Array<BigInt>, _>(keys)
-        .execute(conn)
-        .await
-        .map(|_| ())
+    let lock = diesel::sql_query("SELECT pg_advisory_xact_lock(key) FROM unnest($1) AS key");
+    Cached(lock.bind::<Array<BigInt>, _>(keys)).execute(conn).await.map(|_| ())
 }
 
 /// The lock's number. Two names with the same one merely wait for each other.

@@ -2,6 +2,7 @@
 //! No business rule, and no transaction is opened here.
 
 pub mod accounts;
+mod cached;
 pub mod connect;
 pub mod events;
 pub mod failures;

@@ -8,6 +8,7 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
+use super::cached::Cached;
 use super::schema::subscriptions as table;
 
 /// The columns that show a state of Stripe's, which is projected onto them whole. `None` is written as null.
@@ -139,7 +140,8 @@ pub async fn take_over(
 
 /// Writes a newer state.
 pub async fn set_state(conn: &mut Conn, id: Uuid, state: &State, as_of: &AsOf) -> QueryResult<usize> {
-    diesel::update(table::table.find(id)).set((state, as_of, table::updated_at.eq(now))).execute(conn).await
+    let update = diesel::update(table::table.find(id)).set((state, as_of, table::updated_at.eq(now)));
+    Cached(update).execute(conn).await
 }
 
 /// Writes what a newer invoice event said.

@@ -232,3 +232,23 @@ struct Setting {
     #[diesel(sql_type = diesel::sql_types::Text)]
     value: String,
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_every_event_runs_is_prepared_once() {
+    let database = Database::migrated();
+    let mut conn = database.target().connect().await.unwrap();
+    let mut prepared = Vec::new();
+    for _ in 0..3 {
+        let names = ["customer cus_1".to_owned()];
+        subledger::db::locks::hold(&mut conn, &names).await.unwrap();
+        subledger::db::accounts::place(&mut conn, Some("sub_1"), None, &[]).await.unwrap();
+        subledger::db::events::set_outcome(&mut conn, "evt_1", "stale", None).await.unwrap();
+        let query = "SELECT string_agg(name, ',' ORDER BY name) AS value FROM pg_prepared_statements
+                     WHERE statement NOT LIKE '%string_agg%'";
+        let row: Setting = diesel::sql_query(query).get_result(&mut conn).await.unwrap();
+        assert_eq!(row.value.split(',').count(), 3, "{}", row.value);
+        prepared.push(row.value);
+    }
+    prepared.dedup();
+    assert_eq!(prepared.len(), 1, "the same statements each time: {prepared:?}");
+}
