@@ -1,6 +1,7 @@
 //! Configuration: the only place that reads the environment. Each variable is also a flag; a bad value is one line
 //! that names the variable.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -200,7 +201,7 @@ impl Options {
             plans: self.price_plans()?,
             pool_size: number("POOL_SIZE", &self.pool_size, 16, 1..=10_000)?,
             pool_timeout: millis("POOL_TIMEOUT_MS", &self.pool_timeout_ms, 2_000)?,
-            entitled_statuses: self.entitled_statuses(),
+            entitled_statuses: self.entitled_statuses()?,
             body_limit: number("BODY_LIMIT_BYTES", &self.body_limit_bytes, 1_048_576, 1..=1 << 30)?,
             body_timeout: millis("BODY_TIMEOUT_MS", &self.body_timeout_ms, 10_000)?,
         })
@@ -225,20 +226,29 @@ impl Options {
     }
 
     fn price_plans(&self) -> Result<PricePlans, ConfigError> {
+        let refuse = |pair: &str, problem| Err(ConfigError::new("PRICE_PLANS", format!("{pair:?} {problem}")));
+        let mut plans = HashMap::new();
         let list = self.price_plans.as_deref().unwrap_or("");
-        list.split(',')
-            .map(str::trim)
-            .filter(|pair| !pair.is_empty())
-            .map(|pair| match pair.split_once('=').map(|(price, plan)| (price.trim(), plan.trim())) {
-                Some((price, plan)) if !price.is_empty() && !plan.is_empty() => Ok((price.to_owned(), plan.to_owned())),
-                _ => Err(ConfigError::new("PRICE_PLANS", format!("{pair:?} is not price=plan"))),
-            })
-            .collect()
+        for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (price, plan) = match pair.split_once('=').map(|(price, plan)| (price.trim(), plan.trim())) {
+                Some((price, plan)) if !price.is_empty() && !plan.is_empty() => (price.to_owned(), plan.to_owned()),
+                _ => return refuse(pair, "is not price=plan"),
+            };
+            if plans.insert(price, plan).is_some() {
+                return refuse(pair, "names a price that has a plan already");
+            }
+        }
+        Ok(plans.into_iter().collect())
     }
 
-    fn entitled_statuses(&self) -> Vec<String> {
+    fn entitled_statuses(&self) -> Result<Vec<String>, ConfigError> {
         let list = self.entitled_statuses.as_deref().unwrap_or("active,trialing,past_due");
-        list.split(',').map(str::trim).filter(|status| !status.is_empty()).map(str::to_owned).collect()
+        let statuses: Vec<_> =
+            list.split(',').map(str::trim).filter(|status| !status.is_empty()).map(str::to_owned).collect();
+        if statuses.is_empty() {
+            return Err(ConfigError::new("ENTITLED_STATUSES", "it names no status, so nobody would be entitled"));
+        }
+        Ok(statuses)
     }
 }
 
@@ -295,6 +305,8 @@ mod tests {
                 "STRIPE_WEBHOOK_SECRET",
                 Options { stripe_webhook_secret: some("whsec_a,,whsec_b"), ..Options::default() },
             ),
+            ("ENTITLED_STATUSES", Options { entitled_statuses: some(","), ..Options::default() }),
+            ("PRICE_PLANS", Options { price_plans: some("price_1=a,price_1=b"), ..Options::default() }),
             ("BODY_LIMIT_BYTES", Options { body_limit_bytes: some("-1"), ..Options::default() }),
         ] {
             let problem = problem(options);

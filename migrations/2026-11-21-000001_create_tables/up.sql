@@ -82,9 +82,9 @@ CREATE INDEX stripe_events_account_id_idx ON stripe_events (account_id) WHERE ac
 CREATE INDEX stripe_events_parked_customer_idx ON stripe_events (customer_id) WHERE outcome = 'parked';
 CREATE INDEX stripe_events_parked_subscription_idx ON stripe_events (subscription_id) WHERE outcome = 'parked';
 CREATE INDEX stripe_events_parked_reference_idx
-    ON stripe_events (lower(payload #>> '{data,object,client_reference_id}')) WHERE outcome = 'parked';
+    ON stripe_events (left(lower(payload #>> '{data,object,client_reference_id}'), 36)) WHERE outcome = 'parked';
 CREATE INDEX stripe_events_parked_metadata_idx
-    ON stripe_events (lower(payload #>> '{data,object,metadata,account_id}')) WHERE outcome = 'parked';
+    ON stripe_events (left(lower(payload #>> '{data,object,metadata,account_id}'), 36)) WHERE outcome = 'parked';
 
 -- Every failed attempt, written after the rollback of what it tried. No foreign key: the event has no row then.
 CREATE TABLE event_failures (

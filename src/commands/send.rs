@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
@@ -55,7 +56,8 @@ impl Send {
     pub(super) async fn run(&self, options: &Options) -> Outcome {
         let body = self.body()?;
         let secret = target::webhook_secret(options)?;
-        let client = Client::new();
+        // Not by way of a proxy: the server is at hand.
+        let client = Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
         let account = if self.link { Some(self.link(&client, options, &body).await?) } else { None };
         let url = self.target.webhook(options)?;
         post(&client, url, &secret, body).await?;

@@ -29,8 +29,11 @@ pub(super) async fn run(options: &Options) -> Outcome {
 }
 
 async fn serve(config: Config, database: Target) -> Outcome {
-    let stop = stop_signal()?;
-    let app = Application::build(config, database).await?;
+    let mut stop = Box::pin(stop_signal()?);
+    let app = tokio::select! {
+        app = Application::build(config, database) => app?,
+        () = &mut stop => return Ok(()),
+    };
     log::info!("listening on http://{}", app.address());
     app.run_until_stopped(stop).await
 }

@@ -56,6 +56,9 @@ impl Target {
             match name {
                 "sslmode" => ssl_mode = decoded(value)?,
                 "sslrootcert" => root_file = Some(decoded(value)?),
+                // libpq's newer words; without standbys that take writes they mean the same.
+                "target_session_attrs" if value == "primary" => kept.push("target_session_attrs=read-write"),
+                "target_session_attrs" if value == "standby" => kept.push("target_session_attrs=read-only"),
                 _ => kept.push(pair),
             }
         }
@@ -161,6 +164,7 @@ mod tests {
             "postgres://u:p@localhost/db",
             "postgresql://u@h1:5432,h2:5433/db?target_session_attrs=read-write&sslmode=verify-full",
             "postgres://u@%2Frun%2Fpg/db?sslmode=disable",
+            "postgres://u@h1,h2/db?target_session_attrs=primary",
             "postgres:///db?host=/run/pg&user=u",
             "postgres://u@h/db?sslmode=require&connect_timeout=3",
         ] {

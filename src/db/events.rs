@@ -82,9 +82,9 @@ pub async fn waiting_for(
     subscriptions: &[&str],
     accounts: &[String],
 ) -> QueryResult<Vec<WaitingRow>> {
-    let named = sql::<Bool>("lower(payload #>> '{data,object,client_reference_id}') = ANY(")
+    let named = sql::<Bool>("left(lower(payload #>> '{data,object,client_reference_id}'), 36) = ANY(")
         .bind::<Array<Text>, _>(accounts)
-        .sql(") OR lower(payload #>> '{data,object,metadata,account_id}') = ANY(")
+        .sql(") OR left(lower(payload #>> '{data,object,metadata,account_id}'), 36) = ANY(")
         .bind::<Array<Text>, _>(accounts)
         .sql(")");
     table::table

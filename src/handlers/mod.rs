@@ -178,9 +178,9 @@ async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Ha
     let place = look_up(conn, event).await?;
     let mut account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
     // The application may have linked the customer by SQL since these were parked; they come first, in their order.
-    let waiting = Waiting::of(event);
+    let mut waiting = Waiting::of(event);
     if place.has_waiting && (account_id.is_some() || is_named_by_waiting(conn, event).await?) {
-        wake(conn, ctx, waiting.clone(), &mut notes).await?;
+        wake(conn, ctx, &mut waiting, &mut notes).await?;
         if account_id.is_none() {
             let place = look_up(conn, event).await?;
             account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
@@ -188,7 +188,7 @@ async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Ha
     }
     let outcome = act(conn, ctx, event, &concern, account_id, &mut notes).await?;
     if outcome == Outcome::Applied && place.has_waiting {
-        wake(conn, ctx, waiting, &mut notes).await?;
+        wake(conn, ctx, &mut waiting, &mut notes).await?;
     }
     Ok(Handled { outcome, account_id: account_id.filter(|_| outcome != Outcome::Parked), notes })
 }
@@ -201,7 +201,7 @@ async fn ignore(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Hand
         let place = look_up(conn, event).await?;
         handled.account_id = place.by_subscription.or(place.by_customer);
         if place.has_waiting && handled.account_id.is_some() {
-            wake(conn, ctx, Waiting::of(event), &mut handled.notes).await?;
+            wake(conn, ctx, &mut Waiting::of(event), &mut handled.notes).await?;
         }
     }
     Ok(handled)

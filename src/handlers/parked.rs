@@ -17,6 +17,8 @@ pub struct Waiting {
     customers: BTreeSet<String>,
     subscriptions: BTreeSet<String>,
     accounts: BTreeSet<Uuid>,
+    /// Those that failed of themselves in this transaction, and are not tried again in it.
+    failed: BTreeSet<String>,
 }
 
 impl Waiting {
@@ -25,7 +27,7 @@ impl Waiting {
         Self {
             customers: event.customer_id.iter().cloned().collect(),
             subscriptions: event.subscription_id.iter().cloned().collect(),
-            accounts: BTreeSet::new(),
+            ..Self::default()
         }
     }
 
@@ -50,15 +52,14 @@ impl Waiting {
 pub async fn wake(
     conn: &mut Conn,
     ctx: Context<'_>,
-    mut waiting: Waiting,
+    waiting: &mut Waiting,
     notes: &mut Vec<Note>,
 ) -> Result<(), HandlerError> {
-    let mut failed = BTreeSet::new();
     // One that is applied may make another applicable: an invoice its subscription's row, a checkout's customer.
     loop {
         let mut is_progress = false;
-        for (id, customer, subscription) in waiting_for(conn, &waiting).await? {
-            if failed.contains(&id) {
+        for (id, customer, subscription) in waiting_for(conn, waiting).await? {
+            if waiting.failed.contains(&id) {
                 continue;
             }
             // Before the row's own lock, as a delivery does. What the event names need not be locked: whoever makes
@@ -85,7 +86,7 @@ pub async fn wake(
                     let error = format!("{:#}", anyhow::Error::from(error));
                     failures::insert(conn, &event, &error).await?;
                     notes.push(Note::WokenFailed { event_id: id.clone(), error });
-                    failed.insert(id);
+                    waiting.failed.insert(id);
                 }
             }
         }

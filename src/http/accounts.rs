@@ -70,7 +70,7 @@ pub async fn create(
     let CreateBody { id, name, stripe_customer_id } = json_body(&request, payload, &state).await?;
     check_text("name", &name, 0)?;
     check_customer(stripe_customer_id.as_deref())?;
-    let account = NewAccount { id, name, customer: stripe_customer_id };
+    let account = NewAccount { id: id.unwrap_or_else(Uuid::new_v4), name, customer: stripe_customer_id };
     let linked = state.service.create_account(account).await.map_err(ApiError::of_request)?;
     let id = done(linked)?;
     let view = find(&state, id).await?;

@@ -17,8 +17,9 @@ const CSRF_HEADER: &str = "x-csrf-token";
 
 /// Proof that a request is an admin's. An endpoint that takes it answers no one else.
 ///
-/// A browser sends a cookie along whoever made the request. So a request that changes something and has nothing but the
-/// cookie must also name the session's CSRF token, in the header `X-CSRF-Token`, which no foreign page knows.
+/// A browser sends a cookie along whoever made the request. So a request that changes something, and of which the
+/// browser says that another site made it, must also name the session's CSRF token, in the header `X-CSRF-Token`, which
+/// no foreign page knows. Browsers that do not say so still keep a `SameSite=Strict` cookie from foreign requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Admin;
 
@@ -34,8 +35,10 @@ impl FromRequest for Admin {
 fn authorize(request: &HttpRequest) -> Result<Admin, ApiError> {
     match identify(request)? {
         Identity::Session(session) if !matches!(*request.method(), Method::GET | Method::HEAD) => {
-            let given = request.headers().get(CSRF_HEADER).map(|value| value.as_bytes()).unwrap_or_default();
-            if session.csrf_matches(given) { Ok(Admin) } else { Err(ApiError::CsrfTokenMissing) }
+            let header = |name| request.headers().get(name).map(|value| value.as_bytes());
+            let is_foreign = header("sec-fetch-site").is_some_and(|site| !matches!(site, b"same-origin" | b"none"));
+            let is_named = header(CSRF_HEADER).map(|given| session.csrf_matches(given));
+            if is_named.unwrap_or(!is_foreign) { Ok(Admin) } else { Err(ApiError::CsrfTokenMissing) }
         }
         Identity::Session(_) | Identity::Token => Ok(Admin),
     }

@@ -49,7 +49,7 @@ pub enum ApiError {
     #[error("no ADMIN_TOKEN is configured, so nobody is an admin")]
     Forbidden,
     /// 403.
-    #[error("a session cookie alone may change nothing: send the session's token as X-CSRF-Token")]
+    #[error("another site may change nothing with a session's cookie: send the session's token as X-CSRF-Token")]
     CsrfTokenMissing,
     /// 404.
     #[error("there is no {0}")]

@@ -16,6 +16,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
+use super::error::ErrorView;
 use super::{accounts, error, events, health, metrics, views, webhook};
 
 /// The cookie that `/admin` sets.
@@ -249,22 +250,24 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten()
 }
 
-/// `GET /admin`, as far as it is for programs.
+/// `GET /admin`. Its errors are HTML for whoever accepts that, and otherwise like all others.
 #[utoipa::path(
     get, path = "/admin", tag = "health", operation_id = "page",
     summary = "The page for people",
     security(("bearer" = []), ("cookie" = [])),
     responses(
         (status = OK, description = "The page", body = String, content_type = "text/html"),
-        (status = UNAUTHORIZED, description = "The form that asks for the token", body = String,
-         content_type = "text/html"),
-        (status = FORBIDDEN, description = "No `ADMIN_TOKEN` is configured", body = String, content_type = "text/html"),
-        (status = METHOD_NOT_ALLOWED, description = "To any method that the path does not take", body = String,
-         content_type = "text/html"),
-        (status = INTERNAL_SERVER_ERROR, description = "Something went wrong; the log says what", body = String,
-         content_type = "text/html"),
-        (status = SERVICE_UNAVAILABLE, description = "The database is out of reach", body = String,
-         content_type = "text/html", headers(("Retry-After" = u32, description = "Seconds after which to come again"))),
+        (status = UNAUTHORIZED, description = "The form that asks for the token",
+         content((String = "text/html"), (ErrorView = "application/json"))),
+        (status = FORBIDDEN, description = "No `ADMIN_TOKEN` is configured",
+         content((String = "text/html"), (ErrorView = "application/json"))),
+        (status = METHOD_NOT_ALLOWED, description = "To any method that the path does not take",
+         content((String = "text/html"), (ErrorView = "application/json"))),
+        (status = INTERNAL_SERVER_ERROR, description = "Something went wrong; the log says what",
+         content((String = "text/html"), (ErrorView = "application/json"))),
+        (status = SERVICE_UNAVAILABLE, description = "The database is out of reach",
+         content((String = "text/html"), (ErrorView = "application/json")),
+         headers(("Retry-After" = u32, description = "Seconds after which to come again"))),
     ),
 )]
 #[expect(dead_code, reason = "documents what the page itself answers")]

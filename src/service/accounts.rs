@@ -1,8 +1,9 @@
 //! Accounts: creating and changing them, and linking customers, which applies what was parked for them.
 
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use uuid::Uuid;
 
-use super::transaction::{Work, WorkError};
+use super::transaction::{AttemptError, Work, WorkError};
 use super::{Service, ServiceError};
 use crate::db::{Conn, accounts, locks};
 use crate::handlers::{self, Context, HandlerError, Note, Waiting};
@@ -13,8 +14,8 @@ pub type Customer = String;
 /// An account to create.
 #[derive(Clone, Debug)]
 pub struct NewAccount {
-    /// Its id; `None` has one made.
-    pub id: Option<Uuid>,
+    /// Its id. Drawn before the transaction, so that one that is run again makes the same account.
+    pub id: Uuid,
     /// What people call it.
     pub name: String,
     /// A customer to link.
@@ -49,7 +50,7 @@ impl Work for NewAccount {
     type Output = (Linked, Vec<Note>);
 
     async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
-        let id = self.id.unwrap_or_else(Uuid::new_v4);
+        let id = self.id;
         hold(conn, id, self.customer.as_deref()).await?;
         if accounts::find(conn, id).await?.is_some() {
             return refuse(Linked::IdTaken);
@@ -64,7 +65,7 @@ impl Work for NewAccount {
             waiting = Waiting::for_customer(customer);
         }
         let mut notes = Vec::new();
-        handlers::wake(conn, ctx, waiting.and_account(id), &mut notes).await?;
+        handlers::wake(conn, ctx, &mut waiting.and_account(id), &mut notes).await?;
         Ok((Linked::Done(id), notes))
     }
 }
@@ -86,7 +87,7 @@ impl Work for AccountChange {
                 Some(owner) if owner != self.id => return refuse(Linked::CustomerTaken),
                 _ => make_first(conn, &account, customer).await?,
             }
-            handlers::wake(conn, ctx, Waiting::for_customer(customer), &mut notes).await?;
+            handlers::wake(conn, ctx, &mut Waiting::for_customer(customer), &mut notes).await?;
         }
         Ok((Linked::Done(self.id), notes))
     }
@@ -121,6 +122,22 @@ async fn make_first(conn: &mut Conn, account: &accounts::Row, customer: &str) ->
     Ok(())
 }
 
+/// What the application took, by SQL and so without our locks, after we had looked.
+fn taken_meanwhile(error: &AttemptError) -> Option<Linked> {
+    let AttemptError::Handler(HandlerError::Database(DieselError::DatabaseError(
+        DatabaseErrorKind::UniqueViolation,
+        information,
+    ))) = error
+    else {
+        return None;
+    };
+    match information.constraint_name()? {
+        "accounts_pkey" => Some(Linked::IdTaken),
+        "accounts_stripe_customer_id_key" | "account_customers_pkey" => Some(Linked::CustomerTaken),
+        _ => None,
+    }
+}
+
 impl Service {
     /// Creates an account.
     ///
@@ -144,9 +161,13 @@ impl Service {
     {
         let service = self.clone();
         self.on_runtime(async move {
-            let (linked, notes) = service.run(&work).await?;
-            service.tell(&notes);
-            Ok(linked)
+            match service.run(&work).await {
+                Ok((linked, notes)) => {
+                    service.tell(&notes);
+                    Ok(linked)
+                }
+                Err(error) => taken_meanwhile(&error).map_or_else(|| Err(error.into()), Ok),
+            }
         })
         .await
     }

@@ -1,5 +1,7 @@
 //! One delivery of one event: the idempotency row and the change in one transaction.
 
+use std::time::Duration;
+
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::transaction::{AttemptError, Work, WorkError};
@@ -8,6 +10,9 @@ use crate::db::{Conn, events, failures};
 use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome};
 use crate::metrics::FailureReason;
 use crate::stripe::Event;
+
+/// How long recording a failure may take: Stripe waits for the answer.
+const RECORDING_LIMIT: Duration = Duration::from_secs(3);
 
 /// What a delivery came to. Whatever it is, it is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,9 +122,12 @@ impl Service {
     }
 
     async fn record_failure(&self, event: &Event, error: &str) -> Result<(), AttemptError> {
-        let mut conn = self.connection().await?;
-        failures::insert(&mut conn, event, error).await?;
-        Ok(())
+        let recording = async {
+            let mut conn = self.connection().await?;
+            failures::insert(&mut conn, event, error).await?;
+            Ok(())
+        };
+        tokio::time::timeout(RECORDING_LIMIT, recording).await.unwrap_or(Err(AttemptError::TimedOut))
     }
 
     /// Tells the admin what is now committed.

@@ -31,6 +31,8 @@ pub use replay::Replayed;
 pub use search::{Found, Story};
 pub use upkeep::{Prunable, Replayable};
 
+use transaction::AttemptError;
+
 use crate::db::pool::Pool;
 use crate::metrics::{Metrics, PoolFigures};
 use crate::stripe::{PricePlans, api};
@@ -62,6 +64,10 @@ pub struct Service {
 /// the session, which catch what the server itself can notice.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a read may take, and the question of how the database is.
+const READ_LIMIT: Duration = Duration::from_secs(15);
+const HEALTH_LIMIT: Duration = Duration::from_secs(5);
+
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
@@ -77,6 +83,19 @@ impl Service {
     pub fn pool_figures(&self) -> PoolFigures {
         let state = self.parts.pool.state();
         PoolFigures { in_use: state.connections.saturating_sub(state.idle_connections), idle: state.idle_connections }
+    }
+
+    /// Runs what reads on the runtime that owns the connections, for at most `limit`: a database that has stopped
+    /// without hanging up would otherwise be waited for without end.
+    async fn read<T, F>(&self, limit: Duration, task: F) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    {
+        let limited = async move {
+            tokio::time::timeout(limit, task).await.unwrap_or_else(|_| Err(AttemptError::TimedOut.into()))
+        };
+        self.on_runtime(limited).await
     }
 
     /// Runs `task` on the runtime that owns the connections, since the workers of the HTTP server end before it.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Entitlement, Service, ServiceError};
+use super::{Entitlement, HEALTH_LIMIT, READ_LIMIT, Service, ServiceError};
 use crate::db::failures::Failure;
 use crate::db::listing::{Filter, Listed};
 use crate::db::{accounts, events, failures, listing, migrations, subscriptions};
@@ -58,7 +58,7 @@ impl Service {
     /// [`ServiceError`] where the database does not answer.
     pub async fn event(&self, id: String) -> Result<Option<EventView>, ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             let Some(event) = listing::find(&mut conn, &id).await? else {
                 return Ok(None);
@@ -84,7 +84,7 @@ impl Service {
         limit: u8,
     ) -> Result<Option<EventPage>, ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             let after = match after {
                 None => None,
@@ -119,7 +119,7 @@ impl Service {
     /// [`ServiceError`] where the database does not answer.
     pub async fn account(&self, id: Uuid) -> Result<Option<AccountView>, ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             let Some(account) = accounts::find(&mut conn, id).await? else {
                 return Ok(None);
@@ -139,7 +139,7 @@ impl Service {
     /// [`ServiceError`] where the database does not answer.
     pub async fn remember_last_event(&self) -> Result<(), ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             if let Some(at) = events::last_received_at(&mut conn).await? {
                 service.parts.metrics.last_event(at);
@@ -152,7 +152,7 @@ impl Service {
     /// How the database is, asked now.
     pub async fn database_state(&self) -> DatabaseState {
         let service = self.clone();
-        let asked = self.on_runtime(async move {
+        let asked = self.read(HEALTH_LIMIT, async move {
             let mut conn = service.connection().await?;
             Ok(migrations::is_pending(&mut conn).await?)
         });

@@ -29,9 +29,9 @@ impl Work for Wake<'_> {
 
     async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
         let mut notes = Vec::new();
-        let waiting =
+        let mut waiting =
             self.event.named_account_ids.iter().fold(Waiting::of(self.event), |waiting, &id| waiting.and_account(id));
-        handlers::wake(conn, ctx, waiting, &mut notes).await?;
+        handlers::wake(conn, ctx, &mut waiting, &mut notes).await?;
         let replayed = match events::find(conn, &self.event.id).await? {
             Some((outcome, _)) => Replayed::Now(outcome),
             None => Replayed::NotFound,

@@ -84,7 +84,9 @@ impl AttemptError {
     pub(super) fn is_unavailability(&self) -> bool {
         match self {
             Self::Handler(HandlerError::Database(DieselError::DatabaseError(
-                DatabaseErrorKind::ReadOnlyTransaction,
+                DatabaseErrorKind::ReadOnlyTransaction
+                | DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::UnableToSendCommand,
                 _,
             ))) => true,
             Self::Handler(error) => is_conflict(error),

@@ -168,7 +168,7 @@ impl Event {
 /// Unix seconds, or RFC 3339 in a thin event.
 fn created(body: &Value) -> Option<DateTime<Utc>> {
     let created = body.get("created");
-    json::time(created).or_else(|| created?.as_str()?.parse().ok())
+    json::time(created).or_else(|| json::rfc3339(created))
 }
 
 fn customer_id<'a>(event_type: &str, object: &'a Value) -> Option<&'a str> {

@@ -71,6 +71,12 @@ pub fn time(value: Option<&Value>) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(seconds, 0)
 }
 
+/// An RFC 3339 time; absent where PostgreSQL could not hold it.
+pub fn rfc3339(value: Option<&Value>) -> Option<DateTime<Utc>> {
+    let time: DateTime<Utc> = value?.as_str()?.parse().ok()?;
+    (time.timestamp() >= MIN_TIMESTAMP).then_some(time)
+}
+
 /// A whole number that a column of type `integer` holds.
 pub fn integer(value: Option<&Value>) -> Option<i32> {
     value?.as_i64()?.try_into().ok()
@@ -130,6 +136,7 @@ mod tests {
         assert_eq!(integer(value.get("absent")), None);
         assert_eq!(time(value.get("t")), None);
         assert_eq!(time(Some(&json!(-8_000_000_000_000_i64))), None);
+        assert_eq!(rfc3339(Some(&json!("-9000-01-01T00:00:00Z"))), None);
         assert_eq!(uuid(value.get("u")), None);
         assert_eq!(text(value.get("e")), None);
         assert_eq!(id(Some(&json!({"id": "cus_1"}))), Some("cus_1"));

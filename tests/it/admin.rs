@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, LOCATION, SET_COOKIE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::json;
@@ -83,7 +83,8 @@ impl<'a> Visitor<'a> {
 
     async fn send(&mut self, request: RequestBuilder) -> Page {
         let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let response = request.header(COOKIE, pairs.join("; ")).send().await.unwrap();
+        let request = request.header(COOKIE, pairs.join("; ")).header(ACCEPT, "text/html,*/*;q=0.8");
+        let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let page = Page { status, headers, body: response.text().await.unwrap() };
         for cookie in page.set_cookies() {
@@ -218,7 +219,7 @@ async fn without_an_admin_token_the_page_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cookie_opens_the_json_routes_for_reading_and_with_its_token_for_changing() {
+async fn the_cookie_opens_the_json_routes_but_not_for_another_site() {
     let app = TestApp::start().await;
     let mut visitor = Visitor::logged_in(&app).await;
     let csrf = visitor.get("/admin").await.field("csrf");
@@ -226,14 +227,19 @@ async fn the_cookie_opens_the_json_routes_for_reading_and_with_its_token_for_cha
     let ask = |method, path: &str| app.http.request(method, app.url(path)).header(COOKIE, &cookie);
     assert_eq!(answer(ask(Method::GET, "/events")).await.status, 200);
     let create = || ask(Method::POST, "/api/v1/accounts").json(&json!({"name": "Acme"}));
-    for refused in [create(), create().header("X-CSRF-Token", "wrong")] {
+    let cross_site = || create().header("Sec-Fetch-Site", "cross-site");
+    for refused in
+        [cross_site(), cross_site().header("X-CSRF-Token", "wrong"), create().header("X-CSRF-Token", "wrong")]
+    {
         let refused = answer(refused).await;
         assert_eq!((refused.status, refused.error_code()), (403, "forbidden"));
     }
-    let replay = answer(ask(Method::POST, "/events/evt_1/replay")).await;
+    let replay = answer(ask(Method::POST, "/events/evt_1/replay").header("Sec-Fetch-Site", "same-site")).await;
     assert_eq!((replay.status, replay.error_code()), (403, "forbidden"));
     assert_eq!(app.count("accounts").await, 0);
-    assert_eq!(answer(create().header("X-CSRF-Token", &csrf)).await.status, 201);
+    assert_eq!(answer(cross_site().header("X-CSRF-Token", &csrf)).await.status, 201);
+    assert_eq!(answer(create()).await.status, 201);
+    assert_eq!(answer(create().header("Sec-Fetch-Site", "same-origin")).await.status, 201);
     // A token that is sent decides, and a wrong one is not made good by a cookie.
     let wrong = answer(ask(Method::GET, "/events").header(AUTHORIZATION, "Bearer wrong")).await;
     assert_eq!((wrong.status, wrong.error_code()), (401, "unauthorized"));
@@ -521,4 +527,22 @@ async fn the_overview_counts_what_came_and_stands_when_the_database_does_not() {
 /// A database's name.
 fn name(database: &Database) -> String {
     database.url().rsplit_once('/').unwrap().1.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_gets_errors_in_the_form_of_every_other_one() {
+    let app = TestApp::start().await;
+    for (method, path, status, code) in [
+        (Method::GET, "/admin", 401, "unauthorized"),
+        (Method::GET, "/admin/events", 401, "unauthorized"),
+        (Method::GET, "/admin/nowhere", 404, "not_found"),
+        (Method::DELETE, "/admin", 405, "method_not_allowed"),
+        (Method::POST, "/admin/login", 403, "forbidden"),
+    ] {
+        let refused = answer(app.http.request(method.clone(), app.url(path))).await;
+        assert_eq!((refused.status, refused.error_code()), (status, code), "{method} {path}");
+    }
+    let nobody = TestApp::start_with(Settings { admin_token: None, ..Settings::default() }, None).await;
+    let refused = answer(nobody.http.get(nobody.url("/admin")).header(ACCEPT, "application/json")).await;
+    assert_eq!((refused.status, refused.error_code()), (403, "forbidden"));
 }

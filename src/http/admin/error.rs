@@ -1,4 +1,5 @@
-//! How a page fails: always as HTML, with the contract's status codes, and saying what to do.
+//! How a page fails: for people as HTML that says what to do, for programs in the form of every other error; with the
+//! contract's status codes for both.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONNECTION, HeaderValue, RETRY_AFTER};
@@ -60,6 +61,18 @@ impl PageError {
             Self::Api(ApiError::PayloadTooLarge(_)) => ("That form is too large", "Nothing was changed."),
             Self::Api(ApiError::RequestTimeout) => ("That form did not arrive in time", "Nothing was changed."),
             Self::Api(_) => ("Something went wrong", "What happened is in the log."),
+        }
+    }
+}
+
+impl PageError {
+    /// The answer to a program, which does not accept HTML.
+    pub fn for_programs(&self) -> HttpResponse {
+        match self {
+            Self::Login(_) => ApiError::Unauthorized.error_response(),
+            Self::StaleForm => ApiError::CsrfTokenMissing.error_response(),
+            Self::NotThisForm => ApiError::InvalidRequest(self.to_string()).error_response(),
+            Self::Api(error) => error.error_response(),
         }
     }
 }

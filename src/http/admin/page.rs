@@ -3,7 +3,7 @@
 use std::future::{Ready, ready};
 use std::sync::LazyLock;
 
-use actix_web::body::MessageBody;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{self, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -42,15 +42,20 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Middleware: puts the security headers on every answer, errors too, and keeps all but the stylesheet out of caches.
+/// Middleware: puts the security headers on every answer, errors too, keeps all but the stylesheet out of caches, and
+/// gives programs their errors as JSON.
 ///
 /// # Errors
 /// Only those of the service that it wraps.
 pub async fn protect(
     request: ServiceRequest,
-    next: Next<impl MessageBody>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let mut response = next.call(request).await?;
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let is_for_people = request.headers().get(header::ACCEPT).is_some_and(accepts_html);
+    let mut response = next.call(request).await?.map_into_boxed_body();
+    if !is_for_people && let Some(answer) = response.response().error().and_then(answer_for_programs) {
+        response = response.into_response(answer);
+    }
     let headers: &mut HeaderMap = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
@@ -59,6 +64,14 @@ pub async fn protect(
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(response)
+}
+
+fn accepts_html(accept: &HeaderValue) -> bool {
+    accept.as_bytes().windows(b"text/html".len()).any(|part| part.eq_ignore_ascii_case(b"text/html"))
+}
+
+fn answer_for_programs(error: &Error) -> Option<HttpResponse> {
+    error.as_error::<PageError>().map(PageError::for_programs)
 }
 
 /// `GET /admin/style.css`.
