@@ -537,7 +537,7 @@ async fn a_program_gets_errors_in_the_form_of_every_other_one() {
         (Method::GET, "/admin/events", 401, "unauthorized"),
         (Method::GET, "/admin/nowhere", 404, "not_found"),
         (Method::DELETE, "/admin", 405, "method_not_allowed"),
-        (Method::POST, "/admin/login", 403, "forbidden"),
+        (Method::POST, "/admin/login", 400, "invalid_request"),
     ] {
         let refused = answer(app.http.request(method.clone(), app.url(path))).await;
         assert_eq!((refused.status, refused.error_code()), (status, code), "{method} {path}");
