@@ -10,6 +10,8 @@ RUN mkdir -p src benches/webhook \
  && echo 'fn main() {}' | tee src/main.rs > benches/webhook/main.rs \
  && cargo build --release --locked \
  && rm -r src
+# Where the templates are, and what else the sources are built with.
+COPY askama.toml ./
 COPY migrations migrations
 COPY src src
 # Cargo goes by time stamps, and COPY keeps those of the sources, which may be older than the build above.
