@@ -7,6 +7,7 @@ mod invoice;
 mod parked;
 mod place;
 mod subscription;
+mod tie;
 
 use diesel::QueryResult;
 use thiserror::Error;
