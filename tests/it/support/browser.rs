@@ -98,10 +98,6 @@ impl Browser {
         self.get("/title").await.as_str().unwrap().to_owned()
     }
 
-    pub async fn back(&self) {
-        self.post("/back", json!({})).await;
-    }
-
     /// Whether an `alert` is open.
     pub async fn has_alert(&self) -> bool {
         self.call(Method::GET, "/alert/text", Value::Null).await.is_ok()
