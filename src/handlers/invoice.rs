@@ -19,13 +19,17 @@ pub(super) async fn apply(conn: &mut Conn, event: &Event, invoice: &Invoice<'_>)
     if rank(&row.latest_invoice).is_some_and(|stored| stored >= (created, Some(invoice.status), invoice.id)) {
         return Ok(Outcome::Stale);
     }
-    let latest = LatestInvoice {
+    subscriptions::set_latest_invoice(conn, row.id, &latest(invoice, created)).await?;
+    Ok(Outcome::Applied)
+}
+
+/// What an invoice event of this time writes.
+pub(super) fn latest(invoice: &Invoice<'_>, created: DateTime<Utc>) -> LatestInvoice {
+    LatestInvoice {
         latest_invoice_id: Some(invoice.id.to_owned()),
         latest_invoice_status: Some(invoice.status.as_str().to_owned()),
         latest_invoice_event_created: Some(created),
-    };
-    subscriptions::set_latest_invoice(conn, row.id, &latest).await?;
-    Ok(Outcome::Applied)
+    }
 }
 
 /// What orders invoice events: their time, paid after failed, then the invoice's id.

@@ -10,8 +10,6 @@ use crate::db::{Conn, accounts};
 use crate::ordering::{self, Order, Version};
 use crate::stripe::{Event, Kind, PricePlans, Subscription};
 
-const BIRTH: &str = "customer.subscription.created";
-
 /// Applies an event that shows a subscription.
 pub(super) async fn apply(
     conn: &mut Conn,
@@ -41,15 +39,10 @@ pub(super) async fn store(
     fetched: Option<Question>,
     notes: &mut Vec<Note>,
 ) -> Result<Outcome, HandlerError> {
-    let created = event.created.ok_or(HandlerError::NoCreated)?;
+    let newcomer = newcomer(event, shown)?;
     let Some(row) = subscriptions::lock(conn, &shown.id).await? else {
         create(conn, account_id, shown, &as_of(event)).await?;
         return Ok(Outcome::Applied);
-    };
-    let newcomer = Version {
-        created,
-        is_final: Subscription::is_final(&shown.status),
-        is_birth: event.kind == Kind::SubscriptionCreated,
     };
     let order = version(&row).map_or(Order::Newer, |stored| ordering::compare(stored, newcomer));
     match order {
@@ -61,6 +54,15 @@ pub(super) async fn store(
             Ok(Outcome::Applied)
         }
     }
+}
+
+/// What orders a state that counts as of `event`.
+pub(super) fn newcomer(event: &Event, shown: &Subscription) -> Result<Version, HandlerError> {
+    Ok(Version {
+        created: event.created.ok_or(HandlerError::NoCreated)?,
+        is_final: Subscription::is_final(&shown.status),
+        is_birth: event.kind == Kind::SubscriptionCreated,
+    })
 }
 
 /// The first row of a subscription: the account's local row, which it takes over, or a new one.
@@ -100,7 +102,7 @@ pub async fn columns_of(
     Ok(state(conn, account_id, &shown).await?)
 }
 
-fn columns(shown: &Subscription, local_plan: Option<String>) -> State {
+pub(super) fn columns(shown: &Subscription, local_plan: Option<String>) -> State {
     State {
         plan: shown.named_plan.clone().or(local_plan).or_else(|| shown.price_id.clone()),
         status: shown.status.clone(),
@@ -131,6 +133,6 @@ fn version(row: &Row) -> Option<Version> {
     Some(Version {
         created: row.as_of.last_event_created?,
         is_final: Subscription::is_final(&row.state.status),
-        is_birth: row.as_of.last_event_type.as_deref() == Some(BIRTH),
+        is_birth: row.as_of.last_event_type.as_deref() == Some(Kind::BIRTH),
     })
 }

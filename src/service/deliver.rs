@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use futures_util::future::join;
 
 use super::transaction::{AttemptError, Work, WorkError};
 use super::{Service, ServiceError};
 use crate::db::{Conn, events, failures};
-use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome};
+use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome, Shortcut, Shortcuts};
 use crate::metrics::FailureReason;
 use crate::stripe::Event;
 
@@ -43,13 +45,23 @@ impl<H: Handle> Work for Delivery<'_, H> {
     type Output = (Recorded, Vec<Note>);
 
     async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
-        // The outcome is not known yet; the last statement sets it.
-        match events::insert(conn, self.event, Outcome::Ignored.as_str()).await {
+        let mut ctx = ctx;
+        let shortcut = (ctx.shortcuts == Shortcuts::Allowed).then(|| self.handler.shortcut(ctx, self.event)).flatten();
+        // Without a shortcut the outcome is not known yet; the last statement sets it.
+        let outcome = shortcut.as_ref().map_or(Outcome::Ignored, Shortcut::outcome);
+        // Both are sent before either is waited for. Where the first fails, so does the second.
+        let (inserted, taken) = join(events::insert(conn, self.event, outcome.as_str()), take(conn, &shortcut)).await;
+        match inserted {
             Err(error) if is_duplicate(&error) => {
                 return Err(WorkError::Done((Recorded::Duplicate, Vec::new())));
             }
             inserted => inserted?,
         };
+        match taken? {
+            Some(true) => return Ok((Recorded::First(outcome), Vec::new())),
+            Some(false) => ctx.shortcuts = Shortcuts::Missed,
+            None => {}
+        }
         let handled = self.handler.handle(conn, ctx, self.event).await?;
         // PostgreSQL answers COMMIT of a failed transaction with a rollback and no error. This statement fails in
         // one, so that a handler that swallowed an error cannot make the event look applied.
@@ -57,6 +69,14 @@ impl<H: Handle> Work for Delivery<'_, H> {
             1 => Ok((Recorded::First(handled.outcome), handled.notes)),
             _ => Err(HandlerError::Gone("the idempotency row").into()),
         }
+    }
+}
+
+/// Whether the shortcut, if there is one, did all there was to do.
+async fn take(conn: &Conn, shortcut: &Option<Shortcut<'_>>) -> QueryResult<Option<bool>> {
+    match shortcut {
+        Some(shortcut) => shortcut.take(conn).await.map(Some),
+        None => Ok(None),
     }
 }
 

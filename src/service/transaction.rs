@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
 use crate::db::pool::{PoolGetError, Pooled};
-use crate::handlers::{Answers, Context, HandlerError, Question};
+use crate::handlers::{Answers, Context, HandlerError, Question, Shortcuts};
 use crate::metrics::FailureReason;
 use crate::stripe::api::ApiError;
 
@@ -148,8 +148,9 @@ impl Service {
         let mut answers = Answers::none_yet(self.parts.stripe.is_some());
         let mut conflicts = 0;
         let mut was_lost = false;
+        let mut shortcuts = Shortcuts::Allowed;
         loop {
-            let error = match tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(work, &answers)).await {
+            let error = match tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(work, &answers, shortcuts)).await {
                 Err(_) => return Err(AttemptError::TimedOut),
                 Ok(Ok(output)) => return Ok(output),
                 Ok(Err(error)) => error,
@@ -161,6 +162,7 @@ impl Service {
                     }
                     self.ask(question, &mut answers).await?;
                 }
+                AttemptError::Handler(HandlerError::Astray) => shortcuts = Shortcuts::Avoided,
                 AttemptError::Handler(error) if is_conflict(&error) && conflicts < MAX_CONFLICTS => {
                     conflicts += 1;
                     tokio::time::sleep(jitter(conflicts)).await;
@@ -172,8 +174,13 @@ impl Service {
         }
     }
 
-    async fn attempt<W: Work>(&self, work: &W, answers: &Answers) -> Result<W::Output, AttemptError> {
-        let ctx = Context { plans: &self.parts.plans, answers };
+    async fn attempt<W: Work>(
+        &self,
+        work: &W,
+        answers: &Answers,
+        shortcuts: Shortcuts,
+    ) -> Result<W::Output, AttemptError> {
+        let ctx = Context { plans: &self.parts.plans, answers, shortcuts };
         // Taken within the future that may be dropped: a connection that outlived its transaction's future would
         // take part in the dead transaction.
         let mut conn = self.connection().await?;

@@ -30,10 +30,13 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The type of the event with which a subscription begins.
+    pub const BIRTH: &str = "customer.subscription.created";
+
     /// The kind of an event type (`event.type`, not the object's).
     pub fn of(event_type: &str) -> Self {
         match event_type {
-            "customer.subscription.created" => Self::SubscriptionCreated,
+            Self::BIRTH => Self::SubscriptionCreated,
             "customer.subscription.updated"
             | "customer.subscription.paused"
             | "customer.subscription.resumed"

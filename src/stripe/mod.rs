@@ -13,4 +13,4 @@ pub use checkout::Checkout;
 pub use event::{Event, InvalidPayload, Kind, NAMED_TYPES, handled_types, subscription_types};
 pub use imported::{IMPORTED, Newest};
 pub use invoice::{Invoice, InvoiceStatus};
-pub use subscription::{PricePlans, Subscription, SubscriptionError};
+pub use subscription::{FINAL_STATUSES, PricePlans, Subscription, SubscriptionError};

@@ -13,7 +13,7 @@ use super::json;
 
 /// Statuses that a subscription never leaves.
 /// Source: <https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>.
-const FINAL_STATUSES: [&str; 2] = ["canceled", "incomplete_expired"];
+pub const FINAL_STATUSES: [&str; 2] = ["canceled", "incomplete_expired"];
 
 /// Which price is which plan: `PRICE_PLANS`, price id → plan name.
 #[derive(Clone, Debug, Default)]
