@@ -13,6 +13,7 @@ mod binary;
 mod browser;
 mod cancel;
 mod converge;
+mod corpus;
 mod entitlement;
 mod events;
 mod health;
