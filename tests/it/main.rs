@@ -23,6 +23,7 @@ mod metrics;
 mod migrations;
 mod model;
 mod openapi;
+mod openapi_properties;
 mod ordering;
 mod parking;
 mod prune;
