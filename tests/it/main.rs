@@ -35,5 +35,6 @@ mod replay_command;
 mod service;
 mod shapes;
 mod strangers;
+mod unsafe_code;
 mod variants;
 mod webhook;
