@@ -110,7 +110,7 @@ fn value(bytes: &mut impl Iterator<Item = u8>, depth: u8) -> Value {
         1 => Value::Bool(byte >= 128),
         2 => number(bytes),
         3 => text(bytes).into(),
-        4 | 5 | 6 if depth > 0 => {
+        4..=6 if depth > 0 => {
             (0..byte / 16).map_while(|_| Some((name(bytes)?, value(bytes, depth - 1)))).collect::<Map<_, _>>().into()
         }
         7 if depth > 0 => (0..byte / 32).map(|_| value(bytes, depth - 1)).collect::<Vec<_>>().into(),

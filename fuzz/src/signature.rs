@@ -56,7 +56,7 @@ fn naive(header: &[u8], body: &[u8]) -> Result<(), SignatureError> {
     };
     let times = values("t");
     let time = if times.len() == 1 { whole_number(times[0]) } else { None };
-    let is_hex = |value: &&str| value.len() % 2 == 0 && value.chars().all(|char| char.is_ascii_hexdigit());
+    let is_hex = |value: &&str| value.len().is_multiple_of(2) && value.chars().all(|char| char.is_ascii_hexdigit());
     let signatures: Vec<_> = values("v1").into_iter().filter(is_hex).collect();
     let (Some(time), false) = (time, signatures.is_empty()) else { return Err(SignatureError::Malformed) };
     let signed = [times[0].as_bytes(), b".", body].concat();

@@ -47,7 +47,7 @@ impl Subject {
     }
 
     /// Runs `test` on `cases` requests; the first that fails is made smaller and shown.
-    fn hold<S: Strategy>(&mut self, cases: u32, requests: S, test: impl Fn(&Request, &Raw, &Document))
+    fn hold<S>(&mut self, cases: u32, requests: S, test: impl Fn(&Request, &Raw, &Document))
     where
         S: Strategy<Value = Request>,
     {
