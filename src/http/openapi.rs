@@ -177,7 +177,8 @@ error_sets! {
     EventFailures: "EventFailed", "Unavailable";
 }
 
-/// What of an event is required. All else is Stripe's: <https://docs.stripe.com/api/events/object>.
+/// What of an event is required. All else is Stripe's: <https://docs.stripe.com/api/events/object>. Of both, 255 bytes
+/// are the most; a schema can only count characters.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it is read as bytes and JSON; this is for the schema")]
 pub struct StripeEvent {
@@ -262,7 +263,8 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         (status = FORBIDDEN, description = "No `ADMIN_TOKEN` is configured",
          content((String = "text/html"), (ErrorView = "application/json"))),
         (status = METHOD_NOT_ALLOWED, description = "To any method that the path does not take",
-         content((String = "text/html"), (ErrorView = "application/json"))),
+         content((String = "text/html"), (ErrorView = "application/json")),
+         headers(("Allow" = String, description = "The methods that it takes"))),
         (status = INTERNAL_SERVER_ERROR, description = "Something went wrong; the log says what",
          content((String = "text/html"), (ErrorView = "application/json"))),
         (status = SERVICE_UNAVAILABLE, description = "The database is out of reach",

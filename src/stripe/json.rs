@@ -1,8 +1,10 @@
-//! Small readers over JSON as Stripe sends it, and the one change that PostgreSQL's `jsonb` forces on a payload.
+//! Small readers over JSON as Stripe sends it, and the changes that PostgreSQL's `jsonb` forces on a payload.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
+
+use super::numbers;
 
 /// The longest id that is taken for one, in bytes: Stripe promises at most 255 characters.
 pub const MAX_ID_BYTES: usize = 255;
@@ -10,7 +12,8 @@ pub const MAX_ID_BYTES: usize = 255;
 /// Before this (4714-11-24 BC) a `timestamptz` cannot be; after chrono's own end it could, but a `DateTime` cannot.
 const MIN_TIMESTAMP: i64 = -210_866_803_200;
 
-/// `text` with every escape that `jsonb` cannot hold (`\u0000`, and halves of a surrogate pair) as `\ufffd`.
+/// `text` with every escape that `jsonb` cannot hold (`\u0000`, and halves of a surrogate pair) as `\ufffd`, and every
+/// number that it cannot hold as a string.
 pub fn fit_for_jsonb(text: &str) -> String {
     let mut fit = String::with_capacity(text.len());
     let mut rest = text;
@@ -29,7 +32,7 @@ pub fn fit_for_jsonb(text: &str) -> String {
         rest = rest.get(taken..).unwrap_or("");
     }
     fit.push_str(rest);
-    fit
+    numbers::fit_for_jsonb(fit)
 }
 
 /// The UTF-16 unit of the `\uXXXX` escape that `text` starts with.

@@ -7,6 +7,7 @@ mod event;
 mod imported;
 mod invoice;
 mod json;
+mod numbers;
 mod subscription;
 
 pub use checkout::Checkout;

@@ -162,6 +162,22 @@ async fn numbers_are_stored_as_they_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_jsonb_cannot_hold_is_kept_as_a_string() {
+    let app = TestApp::start().await;
+    app.account_of("cus_1").await;
+    let mut event = event().to_string();
+    event = event
+        .replace("\"quantity\":5", "\"quantity\":1e200000")
+        .replace("\"trial_end\":null", "\"trial_end\":-1e-20000");
+    let answer = app.deliver_bytes(event.into_bytes()).await;
+    assert_eq!((answer.status, answer.outcome()), (200, "applied"));
+    let row = app.subscription("sub_1").await;
+    assert_eq!([&row["seat_limit"], &row["trial_end"]], [&json!(null), &json!(null)]);
+    let object = &app.event_row("evt_1").await["payload"]["data"]["object"];
+    assert_eq!([&object["items"]["data"][0]["quantity"], &object["trial_end"]], ["1e200000", "-1e-20000"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_methods_and_paths_have_the_one_form_of_error() {
     let app = TestApp::start().await;
     for (method, path, status, code) in [

@@ -2,7 +2,7 @@
 //! contract's status codes for both.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONNECTION, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpResponse, ResponseError};
 use askama::Template;
 use thiserror::Error;
@@ -23,6 +23,9 @@ pub enum PageError {
     /// 400.
     #[error("the form cannot be read")]
     NotThisForm,
+    /// 405, with the methods that the page takes.
+    #[error("the page does not take this method")]
+    MethodNotAllowed(&'static str),
     /// Whatever can go wrong elsewhere too.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -52,7 +55,7 @@ impl PageError {
                 "There is no such page",
                 "The address may be mistyped, or what was there has been pruned. The search above takes any id.",
             ),
-            Self::Api(ApiError::MethodNotAllowed) => ("That is not how this page is asked for", "Nothing was changed."),
+            Self::MethodNotAllowed(_) => ("That is not how this page is asked for", "Nothing was changed."),
             Self::Api(ApiError::Unavailable) => (
                 "The database does not answer",
                 "Events are not lost: Stripe gets an error and delivers them again, for up to three days. Load this \
@@ -72,9 +75,15 @@ impl PageError {
             Self::Login(_) => ApiError::Unauthorized.error_response(),
             Self::StaleForm => ApiError::CsrfTokenMissing.error_response(),
             Self::NotThisForm => ApiError::InvalidRequest(self.to_string()).error_response(),
+            Self::MethodNotAllowed(allowed) => with_allowed(ApiError::MethodNotAllowed.error_response(), allowed),
             Self::Api(error) => error.error_response(),
         }
     }
+}
+
+fn with_allowed(mut response: HttpResponse, allowed: &'static str) -> HttpResponse {
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 impl ResponseError for PageError {
@@ -83,6 +92,7 @@ impl ResponseError for PageError {
             Self::Login(form) => form.status(),
             Self::StaleForm => StatusCode::FORBIDDEN,
             Self::NotThisForm => StatusCode::BAD_REQUEST,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Api(error) => error.status_code(),
         }
     }
@@ -103,7 +113,10 @@ impl ResponseError for PageError {
                 }
             }
         }
-        response
+        match self {
+            Self::MethodNotAllowed(allowed) => with_allowed(response, allowed),
+            _ => response,
+        }
     }
 }
 
@@ -112,7 +125,7 @@ pub async fn not_found() -> Result<HttpResponse, PageError> {
     Err(ApiError::NotFound("such page").into())
 }
 
-/// For every method that a page does not take.
-pub async fn method_not_allowed() -> Result<HttpResponse, PageError> {
-    Err(ApiError::MethodNotAllowed.into())
+/// For every method that a page does not take; it takes `allowed`.
+pub async fn method_not_allowed(allowed: &'static str) -> Result<HttpResponse, PageError> {
+    Err(PageError::MethodNotAllowed(allowed))
 }

@@ -24,25 +24,33 @@ pub fn routes(config: &mut ServiceConfig) {
     config.service(
         web::scope("/admin")
             .wrap(from_fn(page::protect))
-            .service(resource("").route(reading().to(overview::show)))
-            .service(resource("/").route(reading().to(overview::show)))
-            .service(resource("/style.css").route(reading().to(page::style)))
-            .service(resource("/login").route(web::post().to(login::log_in)).route(reading().to(login::back)))
-            .service(resource("/logout").route(web::post().to(login::log_out)).route(reading().to(login::back)))
-            .service(resource("/search").route(reading().to(search::show)))
-            .service(resource("/events").route(reading().to(events::show)))
-            .service(resource("/events/{id}").route(reading().to(event::show)))
-            .service(
-                resource("/events/{id}/replay").route(web::post().to(event::replay)).route(reading().to(event::back)),
-            )
-            .service(resource("/events/{id}/link").route(web::post().to(event::link)).route(reading().to(event::back)))
-            .service(resource("/accounts/{id}").route(reading().to(account::show)))
+            .service(read_only("").route(reading().to(overview::show)))
+            .service(read_only("/").route(reading().to(overview::show)))
+            .service(read_only("/style.css").route(reading().to(page::style)))
+            .service(form("/login").route(web::post().to(login::log_in)).route(reading().to(login::back)))
+            .service(form("/logout").route(web::post().to(login::log_out)).route(reading().to(login::back)))
+            .service(read_only("/search").route(reading().to(search::show)))
+            .service(read_only("/events").route(reading().to(events::show)))
+            .service(read_only("/events/{id}").route(reading().to(event::show)))
+            .service(form("/events/{id}/replay").route(web::post().to(event::replay)).route(reading().to(event::back)))
+            .service(form("/events/{id}/link").route(web::post().to(event::link)).route(reading().to(event::back)))
+            .service(read_only("/accounts/{id}").route(reading().to(account::show)))
             .default_service(web::to(error::not_found)),
     );
 }
 
-fn resource(path: &str) -> Resource {
-    web::resource(path).default_service(web::to(error::method_not_allowed))
+/// What is only looked at.
+fn read_only(path: &str) -> Resource {
+    resource(path, "GET, HEAD")
+}
+
+/// Where a form is sent. GET leads back to the page that it stands on.
+fn form(path: &str) -> Resource {
+    resource(path, "GET, HEAD, POST")
+}
+
+fn resource(path: &str, allowed: &'static str) -> Resource {
+    web::resource(path).default_service(web::to(move || error::method_not_allowed(allowed)))
 }
 
 fn reading() -> Route {

@@ -4,12 +4,17 @@ pub mod app;
 pub mod binary;
 pub mod browser;
 pub mod database;
+pub mod document;
 pub mod events;
 pub mod job;
+pub mod raw;
+pub mod schema;
 pub mod stripe;
 pub mod world;
 
 pub use app::{Answer, Settings, TestApp};
 pub use browser::Browser;
+pub use document::Document;
 pub use events::{Event, fixture, fixture_json};
+pub use raw::Raw;
 pub use stripe::StripeApi;
