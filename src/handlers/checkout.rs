@@ -16,7 +16,7 @@ pub(super) async fn apply(
     account_id: Uuid,
     notes: &mut Vec<Note>,
 ) -> Result<Outcome, HandlerError> {
-    let Some(subscription_id) = checkout.subscription_id else {
+    let Some(subscription_id) = checkout.subscription_id.as_deref() else {
         return Ok(Outcome::Applied);
     };
     let row = subscriptions::lock(conn, subscription_id).await?;

@@ -24,7 +24,7 @@ pub(super) async fn apply(
 
 /// The state that an event shows.
 pub(super) fn shown_by(event: &Event, plans: &PricePlans) -> Result<Subscription, HandlerError> {
-    let shown = Subscription::project(event.object(), plans)?;
+    let shown = Subscription::read(event.object(), plans)?;
     Ok(if event.kind == Kind::SubscriptionDeleted { shown.deleted() } else { shown })
 }
 

@@ -1,13 +1,14 @@
 //! Two states of one second: which of them a subscription's row shows, and the name of which event.
 
 use diesel::QueryResult;
+use serde_json::Value;
 
 use super::subscription::{as_of, shown_by, state};
 use super::{Context, HandlerError, Note, Outcome, Question};
 use crate::db::subscriptions::{self, Row, State};
 use crate::db::{Conn, events};
 use crate::ordering::{self, Peer};
-use crate::stripe::{Event, IMPORTED, Kind, Subscription};
+use crate::stripe::{Event, IMPORTED, Json, Kind, Subscription};
 use crate::verify::Verified;
 
 /// Settles a tie between the row and a state that counts as of `event`. `fetched` is the question to which the state
@@ -101,8 +102,9 @@ async fn compare_previous_values(
     notes: &mut Vec<Note>,
 ) -> Result<Outcome, HandlerError> {
     let stored = known.iter().position(|known| Some(&known.id) == row.as_of.last_event_id.as_ref());
-    let peers: Vec<_> =
-        known.iter().map(|known| Peer { object: known.object(), previous: known.previous_attributes() }).collect();
+    let values = |event: &Event| (event.object().to_value(), event.previous_attributes().map(Json::to_value));
+    let values: Vec<(Value, Option<Value>)> = known.iter().map(values).collect();
+    let peers: Vec<_> = values.iter().map(|(object, previous)| Peer { object, previous: previous.as_ref() }).collect();
     let verdict = ordering::newest_of(&peers, stored, known.len() - 1);
     let newest = &known[verdict.newest];
     let shown = shown_by(newest, ctx.plans)?;

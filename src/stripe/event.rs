@@ -2,12 +2,16 @@
 //!
 //! Source: <https://docs.stripe.com/api/events/object>.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::error::Category;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::{IMPORTED, json};
+use super::json::{self, Json, Members};
+use super::{IMPORTED, jsonb};
 use crate::verify::Verified;
 
 /// What is to be done with an event, by its type.
@@ -122,8 +126,11 @@ pub struct Event {
     pub named_account_ids: Vec<Uuid>,
     /// The whole event as JSON text, with what `jsonb` cannot hold replaced.
     pub payload: String,
-    pub(super) body: Value,
+    object: Option<Range<usize>>,
 }
+
+/// How deep an event may be nested; Stripe's go about ten levels deep.
+const MAX_DEPTH: usize = 127;
 
 impl Event {
     /// Reads an event.
@@ -132,67 +139,86 @@ impl Event {
     /// [`InvalidPayload`] where the bytes are not JSON, or have no `id` or no `type`.
     pub fn parse(verified: &Verified) -> Result<Self, InvalidPayload> {
         let text = std::str::from_utf8(verified.bytes()).map_err(|error| InvalidPayload::NotJson(error.to_string()))?;
-        let payload = json::fit_for_jsonb(text);
-        let body: Value = serde_json::from_str(&payload).map_err(|error| InvalidPayload::NotJson(error.to_string()))?;
-        let required = |name| json::id(body.get(name).filter(|value| value.is_string())).map(str::to_owned);
+        let payload = jsonb::fit(text);
+        if jsonb::depth(&payload) > MAX_DEPTH {
+            return Err(InvalidPayload::NotJson(format!("nested more than {MAX_DEPTH} levels deep")));
+        }
+        let envelope = envelope(&payload)?;
+        let required =
+            |name| envelope.get(name).and_then(Json::string).filter(|id| json::is_id(id)).map(Cow::into_owned);
         let id = required("id").ok_or(InvalidPayload::NotAnEvent("id"))?;
         let event_type = required("type").ok_or(InvalidPayload::NotAnEvent("type"))?;
-        let object = body.pointer("/data/object").filter(|object| json::id(Some(object)).is_some());
+        let object = envelope.at(&["data", "object"]);
+        let members = object.map(Json::members).filter(|members| json::id(members.get("id")).is_some());
         // A thin event (v2) carries no object, and its types are not those of the classic ones.
-        let is_thin = body.get("object").and_then(Value::as_str) == Some("v2.core.event");
-        let kind = if object.is_none() || is_thin { Kind::Other } else { Kind::of(&event_type) };
+        let is_thin = envelope.get("object").and_then(Json::string).as_deref() == Some("v2.core.event");
+        let kind = if members.is_none() || is_thin { Kind::Other } else { Kind::of(&event_type) };
+        let members = members.unwrap_or_default();
         Ok(Self {
             kind,
-            created: created(&body),
-            api_version: json::text(body.get("api_version")).map(str::to_owned),
-            livemode: body.get("livemode").and_then(Value::as_bool) == Some(true),
-            connect_account: json::id(body.get("account")).map(str::to_owned),
-            customer_id: object.and_then(|object| customer_id(&event_type, object)).map(str::to_owned),
-            subscription_id: object.and_then(|object| subscription_id(kind, object)).map(str::to_owned),
-            named_account_ids: object.map(|object| named_account_ids(kind, object)).unwrap_or_default(),
+            created: json::time(envelope.get("created")).or_else(|| json::rfc3339(envelope.get("created"))),
+            api_version: json::text(envelope.get("api_version")).map(Cow::into_owned),
+            livemode: envelope.get("livemode").is_some_and(Json::is_true),
+            connect_account: json::id(envelope.get("account")).map(Cow::into_owned),
+            customer_id: customer_id(&event_type, &members).map(Cow::into_owned),
+            subscription_id: subscription_id(kind, &members).map(Cow::into_owned),
+            named_account_ids: named_account_ids(kind, &members),
+            object: object.map(|object| range_in(&payload, object)),
             id,
             event_type,
             payload,
-            body,
         })
     }
 
     /// The event's object: a subscription, a checkout session, an invoice, …
-    pub fn object(&self) -> &Value {
-        self.body.pointer("/data/object").unwrap_or(&Value::Null)
+    pub fn object(&self) -> Json<'_> {
+        self.object.clone().and_then(|range| self.payload.get(range)).map_or(Json::NULL, Json::of)
     }
 
     /// The former values of what an `updated` event changed.
-    pub fn previous_attributes(&self) -> Option<&Value> {
-        self.body.pointer("/data/previous_attributes").filter(|value| value.is_object())
+    pub fn previous_attributes(&self) -> Option<Json<'_>> {
+        self.data("previous_attributes").filter(|value| value.is_object())
+    }
+
+    /// The member of `data` of this name.
+    pub(super) fn data(&self, name: &str) -> Option<Json<'_>> {
+        Json::of(&self.payload).members().at(&["data", name])
     }
 }
 
-/// Unix seconds, or RFC 3339 in a thin event.
-fn created(body: &Value) -> Option<DateTime<Utc>> {
-    let created = body.get("created");
-    json::time(created).or_else(|| json::rfc3339(created))
+fn envelope(payload: &str) -> Result<Members<'_>, InvalidPayload> {
+    Members::read(payload).map_err(|error| match error.classify() {
+        // JSON, but no object.
+        Category::Data => InvalidPayload::NotAnEvent("id"),
+        _ => InvalidPayload::NotJson(error.to_string()),
+    })
 }
 
-fn customer_id<'a>(event_type: &str, object: &'a Value) -> Option<&'a str> {
-    let is_a_customer = object.get("object").and_then(Value::as_str) == Some("customer")
+/// Where a part of `text` lies in it.
+fn range_in(text: &str, part: Json<'_>) -> Range<usize> {
+    let start = part.as_str().as_ptr().addr() - text.as_ptr().addr();
+    start..start + part.as_str().len()
+}
+
+fn customer_id<'a>(event_type: &str, object: &Members<'a>) -> Option<Cow<'a, str>> {
+    let is_a_customer = object.get("object").and_then(Json::string).as_deref() == Some("customer")
         || matches!(event_type, "customer.created" | "customer.updated" | "customer.deleted");
-    if is_a_customer { json::id(Some(object)) } else { json::id(object.get("customer")) }
+    json::id(object.get(if is_a_customer { "id" } else { "customer" }))
 }
 
-fn subscription_id(kind: Kind, object: &Value) -> Option<&str> {
-    if kind.shows_a_subscription() || object.get("object").and_then(Value::as_str) == Some("subscription") {
-        return json::id(Some(object));
+fn subscription_id<'a>(kind: Kind, object: &Members<'a>) -> Option<Cow<'a, str>> {
+    if kind.shows_a_subscription() || object.get("object").and_then(Json::string).as_deref() == Some("subscription") {
+        return json::id(object.get("id"));
     }
     // Since 2025-03-31 an invoice names it in its parent.
     json::id(object.get("subscription"))
-        .or_else(|| json::id(object.pointer("/parent/subscription_details/subscription")))
+        .or_else(|| json::id(object.at(&["parent", "subscription_details", "subscription"])))
 }
 
-fn named_account_ids(kind: Kind, object: &Value) -> Vec<Uuid> {
+fn named_account_ids(kind: Kind, object: &Members<'_>) -> Vec<Uuid> {
     let reference = (kind == Kind::Checkout).then(|| object.get("client_reference_id")).flatten();
     let metadata = (kind == Kind::Checkout || kind.shows_a_subscription())
-        .then(|| object.pointer("/metadata/account_id"))
+        .then(|| object.at(&["metadata", "account_id"]))
         .flatten();
     [reference, metadata].into_iter().filter_map(json::uuid).collect()
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::api::Fetched;
-use super::{Event, InvalidPayload, json};
+use super::json::{self, Json};
+use super::{Event, InvalidPayload};
 use crate::verify::Verified;
 
 /// The type of the record. None of Stripe's begins like that.
@@ -58,7 +59,7 @@ impl Event {
         let covers = newest.map(|newest| newest.event_ids.as_slice()).unwrap_or_default();
         let as_of = match newest {
             Some(newest) => Some(newest.created),
-            None => json::time(object.get("created")).max(list_began),
+            None => object.get("created").and_then(Value::as_i64).and_then(json::timestamp).max(list_began),
         };
         let read = json!([connect_account, object, covers]).to_string();
         let mut record = json!({
@@ -77,8 +78,8 @@ impl Event {
 
     /// Whether this is the record of a state that was read after Stripe had listed the event `id`.
     pub fn covers(&self, id: &str) -> bool {
-        let covered = self.body.pointer("/data/covers").and_then(Value::as_array);
-        self.event_type == IMPORTED && covered.is_some_and(|covered| covered.iter().any(|covered| covered == id))
+        let covered = || self.data("covers").and_then(Json::elements).unwrap_or_default();
+        self.event_type == IMPORTED && covered().into_iter().any(|covered| covered.string().as_deref() == Some(id))
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Source: <https://docs.stripe.com/api/invoices/object>.
 
+use std::borrow::Cow;
+
 use super::{Event, Kind, json};
 
 /// What an invoice event says of the invoice.
@@ -32,7 +34,7 @@ impl InvoiceStatus {
 #[derive(Debug)]
 pub struct Invoice<'a> {
     /// `in_…`.
-    pub id: &'a str,
+    pub id: Cow<'a, str>,
     /// What became of it.
     pub status: InvoiceStatus,
 }

@@ -7,6 +7,7 @@ mod event;
 mod imported;
 mod invoice;
 mod json;
+mod jsonb;
 mod numbers;
 mod subscription;
 
@@ -14,4 +15,5 @@ pub use checkout::Checkout;
 pub use event::{Event, InvalidPayload, Kind, NAMED_TYPES, handled_types, subscription_types};
 pub use imported::{IMPORTED, Newest};
 pub use invoice::{Invoice, InvoiceStatus};
+pub use json::Json;
 pub use subscription::{FINAL_STATUSES, PricePlans, Subscription, SubscriptionError};

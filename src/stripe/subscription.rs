@@ -3,13 +3,14 @@
 //! Source: <https://docs.stripe.com/api/subscriptions/object>; since version 2025-03-31 the billing period stands on
 //! the items (<https://docs.stripe.com/changelog/basil/2025-03-31/deprecate-subscription-current-period-start-and-end>).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::json;
+use super::json::{self, Json, Members};
 
 /// Statuses that a subscription never leaves.
 /// Source: <https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>.
@@ -82,28 +83,35 @@ impl Subscription {
     /// # Errors
     /// Where `id` or `status` is absent.
     pub fn project(object: &Value, plans: &PricePlans) -> Result<Self, SubscriptionError> {
-        let items = Items::of(object);
-        let item = items.plan_item(plans);
-        let price = item.and_then(price);
-        let price_id = json::id(price);
+        Self::read(Json::of(&object.to_string()), plans)
+    }
+
+    /// [`Subscription::project`], straight from the text.
+    ///
+    /// # Errors
+    /// Where `id` or `status` is absent.
+    pub fn read(object: Json<'_>, plans: &PricePlans) -> Result<Self, SubscriptionError> {
+        let object = object.members();
+        let items = items(&object);
+        // The item that names the plan: the first whose price is mapped, else the first.
+        let is_mapped = |item: &&Item<'_>| item.price_id().and_then(|id| plans.plan(&id)).is_some();
+        let item = items.iter().find(is_mapped).or(items.first());
+        let price_id = item.and_then(Item::price_id);
+        let named_plan = price_id.as_deref().and_then(|id| plans.plan(id)).map(str::to_owned);
         // The whole pair from one place: a start from here with an end from there would be a period of nobody's.
-        let period = [Some(object), item].into_iter().flatten().chain(items.0.iter().copied()).find(|holder| {
-            json::time(holder.get("current_period_start")).or(json::time(holder.get("current_period_end"))).is_some()
-        });
+        let periods = [Some(Period::of(&object)), item.map(|item| item.period)].into_iter().flatten();
+        let period = periods.chain(items.iter().map(|item| item.period)).find(Period::is_known).unwrap_or_default();
         let time = |name| json::time(object.get(name));
         Ok(Self {
-            id: json::id(Some(object)).ok_or(SubscriptionError::NoId)?.to_owned(),
-            status: json::text(object.get("status")).ok_or(SubscriptionError::NoStatus)?.to_owned(),
-            customer_id: json::id(object.get("customer")).map(str::to_owned),
-            price_id: price_id.map(str::to_owned),
-            named_plan: price_id
-                .and_then(|id| plans.plan(id))
-                .or_else(|| json::text(price?.get("lookup_key")))
-                .map(str::to_owned),
-            seat_limit: item.and_then(seats),
-            current_period_start: json::time(period.and_then(|holder| holder.get("current_period_start"))),
-            current_period_end: json::time(period.and_then(|holder| holder.get("current_period_end"))),
-            cancel_at_period_end: object.get("cancel_at_period_end").and_then(Value::as_bool) == Some(true),
+            id: json::id(object.get("id")).ok_or(SubscriptionError::NoId)?.into_owned(),
+            status: json::text(object.get("status")).ok_or(SubscriptionError::NoStatus)?.into_owned(),
+            customer_id: json::id(object.get("customer")).map(Cow::into_owned),
+            price_id: price_id.map(Cow::into_owned),
+            named_plan: named_plan.or_else(|| item.and_then(Item::lookup_key)),
+            seat_limit: item.and_then(Item::seats),
+            current_period_start: period.start,
+            current_period_end: period.end,
+            cancel_at_period_end: object.get("cancel_at_period_end").is_some_and(Json::is_true),
             cancel_at: time("cancel_at"),
             canceled_at: time("canceled_at"),
             ended_at: time("ended_at"),
@@ -123,36 +131,61 @@ impl Subscription {
     }
 }
 
-struct Items<'a>(Vec<&'a Value>);
+/// The subscription's items. The oldest shape has one plan and one quantity on the subscription itself.
+fn items<'a>(subscription: &Members<'a>) -> Vec<Item<'a>> {
+    if let Some(items) = subscription.at(&["items", "data"]).and_then(Json::elements) {
+        return items.into_iter().map(|item| Item::of(&item.members())).collect();
+    }
+    let is_itself = subscription.get("plan").is_some_and(|plan| !plan.is_null());
+    is_itself.then(|| Item::of(subscription)).into_iter().collect()
+}
 
-impl<'a> Items<'a> {
-    fn of(subscription: &'a Value) -> Self {
-        match subscription.pointer("/items/data").and_then(Value::as_array) {
-            Some(items) => Self(items.iter().collect()),
-            // The oldest shape has one plan and one quantity on the subscription itself.
-            None => Self(
-                subscription.get("plan").filter(|plan| !plan.is_null()).map(|_| subscription).into_iter().collect(),
-            ),
-        }
+/// What an item says, as far as it matters.
+struct Item<'a> {
+    /// An object or, not expanded, an id. Before 2020 this was its plan.
+    price: Option<Json<'a>>,
+    quantity: Option<i32>,
+    period: Period,
+}
+
+impl<'a> Item<'a> {
+    fn of(item: &Members<'a>) -> Self {
+        let set = |name| item.get(name).filter(|value| !value.is_null());
+        let price = set("price").or_else(|| set("plan"));
+        Self { price, quantity: json::integer(item.get("quantity")), period: Period::of(item) }
     }
 
-    /// The item that names the plan: the first whose price is mapped, else the first.
-    fn plan_item(&self, plans: &PricePlans) -> Option<&'a Value> {
-        let is_mapped = |item: &&&Value| json::id(price(item)).and_then(|id| plans.plan(id)).is_some();
-        self.0.iter().find(is_mapped).or(self.0.first()).copied()
+    fn price_id(&self) -> Option<Cow<'a, str>> {
+        json::id(self.price)
+    }
+
+    fn lookup_key(&self) -> Option<String> {
+        json::text(self.price?.members().get("lookup_key")).map(Cow::into_owned)
+    }
+
+    /// A metered item has none.
+    fn seats(&self) -> Option<i32> {
+        let price = self.price.map(Json::members).unwrap_or_default();
+        let usage_type = price.at(&["recurring", "usage_type"]).or_else(|| price.get("usage_type"));
+        if usage_type.and_then(Json::string).as_deref() == Some("metered") { None } else { self.quantity }
     }
 }
 
-fn price(item: &Value) -> Option<&Value> {
-    let set = |name| item.get(name).filter(|value| !value.is_null());
-    set("price").or_else(|| set("plan"))
+#[derive(Clone, Copy, Default)]
+struct Period {
+    start: Option<DateTime<Utc>>,
+    end: Option<DateTime<Utc>>,
 }
 
-fn seats(item: &Value) -> Option<i32> {
-    let usage_type = price(item).and_then(|price| {
-        price.pointer("/recurring/usage_type").or_else(|| price.get("usage_type")).and_then(Value::as_str)
-    });
-    if usage_type == Some("metered") { None } else { json::integer(item.get("quantity")) }
+impl Period {
+    fn of(holder: &Members<'_>) -> Self {
+        let time = |name| json::time(holder.get(name));
+        Self { start: time("current_period_start"), end: time("current_period_end") }
+    }
+
+    fn is_known(&self) -> bool {
+        self.start.is_some() || self.end.is_some()
+    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ impl Fetched {
 
     /// Its id.
     pub fn id(&self) -> Option<&str> {
-        json::id(Some(&self.0))
+        self.0.get("id").and_then(Value::as_str).filter(|id| json::is_id(id))
     }
 
     /// An event of `connect_account`: a list of a connected account's own events does not say whose they are.

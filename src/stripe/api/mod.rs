@@ -15,7 +15,7 @@ use thiserror::Error;
 
 pub use list::{Fetched, List, Pages};
 
-use super::json;
+use super::jsonb;
 use crate::secret::Secret;
 
 /// Where Stripe's API is.
@@ -96,7 +96,7 @@ impl Client {
             return Err(ApiError::Status { status, retry_after: retry_after(response.headers()) });
         }
         let text = response.text().await.map_err(transport)?;
-        serde_json::from_str(&json::fit_for_jsonb(&text)).map_err(ApiError::Unreadable)
+        serde_json::from_str(&jsonb::fit(&text)).map_err(ApiError::Unreadable)
     }
 }
 
