@@ -1,6 +1,6 @@
 //! The server as a whole: built, then run until it is told to stop.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,9 @@ const STOP_LIMIT_SECS: u64 = 30;
 
 /// How long a request's head may take to arrive.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many connections may wait to be accepted: a sender whose burst is larger tries again a second later.
+const BACKLOG: u32 = 1_024;
 
 /// How many bodies of the largest size may be in memory at once.
 const LARGEST_BODIES: usize = 32;
@@ -73,9 +76,6 @@ impl Application {
             body_budget: Budget::of(config.body_limit.saturating_mul(LARGEST_BODIES)),
             body_timeout: config.body_timeout,
         });
-        let listener = TcpListener::bind(config.bind_addr)
-            .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
-        let address = listener.local_addr()?;
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         let connections = descriptors::connections(config.pool_size);
         let server = HttpServer::new(move || {
@@ -86,15 +86,17 @@ impl Application {
                 .configure(http::routes)
         })
         .workers(workers)
+        .backlog(BACKLOG)
         .max_connections(connections.div_ceil(workers))
         .client_request_timeout(HEAD_LIMIT)
         .keep_alive(config.keep_alive)
         .on_connect(http::on_connect(config.keep_alive + HEAD_LIMIT))
         .disable_signals()
         .shutdown_timeout(STOP_LIMIT_SECS)
-        .listen(listener)?
-        .run();
-        Ok(Self { server, address })
+        .bind(config.bind_addr)
+        .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
+        let address = *server.addrs().first().context("the server listens nowhere")?;
+        Ok(Self { server: server.run(), address })
     }
 
     /// Where it listens.
