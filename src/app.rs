@@ -1,6 +1,7 @@
 //! The server as a whole: built, then run until it is told to stop.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,15 +15,21 @@ use tokio::runtime::Handle;
 use crate::config::Config;
 use crate::db::connect::Target;
 use crate::db::{migrations, pool};
-use crate::http::{self, State};
+use crate::descriptors;
+use crate::http::{self, Budget, State};
 use crate::service::{Parts, Service};
 
 /// The most that requests under way get to finish once the server is told to stop, in seconds.
 const STOP_LIMIT_SECS: u64 = 30;
 
-/// How long an idle connection is kept: longer than load balancers do (60 s as a rule), since the side that closes
-/// first loses the race against a request on its way.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a request's head may take to arrive.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many connections may wait to be accepted: a sender whose burst is larger tries again a second later.
+const BACKLOG: u32 = 1_024;
+
+/// How many bodies of the largest size may be in memory at once.
+const LARGEST_BODIES: usize = 32;
 
 /// A server that is bound to its address.
 pub struct Application {
@@ -66,21 +73,30 @@ impl Application {
             tolerance_secs: config.tolerance_secs,
             admin_token: config.admin_token,
             body_limit: config.body_limit,
+            body_budget: Budget::of(config.body_limit.saturating_mul(LARGEST_BODIES)),
             body_timeout: config.body_timeout,
         });
-        let listener = TcpListener::bind(config.bind_addr)
-            .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
-        let address = listener.local_addr()?;
+        let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let connections = descriptors::connections(config.pool_size);
         let server = HttpServer::new(move || {
-            App::new().app_data(state.clone()).wrap(from_fn(http::assign)).configure(http::routes)
+            App::new()
+                .app_data(state.clone())
+                .wrap(from_fn(http::assign))
+                .wrap(from_fn(http::mark_busy))
+                .configure(http::routes)
         })
-        .on_connect(http::remember_socket)
-        .keep_alive(KEEP_ALIVE)
+        .workers(workers)
+        .backlog(BACKLOG)
+        .max_connections(connections.div_ceil(workers))
+        .client_request_timeout(HEAD_LIMIT)
+        .keep_alive(config.keep_alive)
+        .on_connect(http::on_connect(config.keep_alive + HEAD_LIMIT))
         .disable_signals()
         .shutdown_timeout(STOP_LIMIT_SECS)
-        .listen(listener)?
-        .run();
-        Ok(Self { server, address })
+        .bind(config.bind_addr)
+        .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
+        let address = *server.addrs().first().context("the server listens nowhere")?;
+        Ok(Self { server: server.run(), address })
     }
 
     /// Where it listens.

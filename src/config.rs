@@ -15,6 +15,10 @@ use crate::db::connect::Target;
 use crate::secret::Secret;
 use crate::stripe::{PricePlans, api};
 
+/// How long an idle connection is kept: longer than load balancers do (60 s as a rule), since the side that closes
+/// first loses the race against a request on its way.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
 /// A variable with a value that cannot be used.
 #[derive(Debug, Error)]
 #[error("{variable}: {problem}")]
@@ -124,6 +128,8 @@ pub struct Config {
     pub body_limit: usize,
     /// The most that a body may take to arrive.
     pub body_timeout: Duration,
+    /// How long a connection is kept on which nothing happens.
+    pub keep_alive: Duration,
 }
 
 impl Options {
@@ -204,6 +210,7 @@ impl Options {
             entitled_statuses: self.entitled_statuses()?,
             body_limit: number("BODY_LIMIT_BYTES", &self.body_limit_bytes, 1_048_576, 1..=1 << 30)?,
             body_timeout: millis("BODY_TIMEOUT_MS", &self.body_timeout_ms, 10_000)?,
+            keep_alive: KEEP_ALIVE,
         })
     }
 

@@ -11,13 +11,14 @@
 //! 7. [`db`] holds one query per function, the pool, and the migrations.
 //!
 //! Around them: [`config`] reads the environment, [`app`] starts and stops the server, [`commands`] are the jobs of
-//! the command line, [`logging`] writes the log, [`metrics`] counts. Where nothing is configured, [`home`] keeps the secrets and
-//! [`postgres`] runs a private PostgreSQL.
+//! the command line, [`logging`] writes the log, [`metrics`] counts, [`descriptors`] bounds the number of clients. Where nothing
+//! is configured, [`home`] keeps the secrets and [`postgres`] runs a private PostgreSQL.
 
 pub mod app;
 pub mod commands;
 pub mod config;
 pub mod db;
+pub mod descriptors;
 pub mod handlers;
 pub mod home;
 pub mod http;

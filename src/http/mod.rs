@@ -5,6 +5,8 @@ mod accounts;
 mod admin;
 mod auth;
 mod body;
+mod budget;
+mod connection;
 mod disconnect;
 mod error;
 mod events;
@@ -18,7 +20,8 @@ mod webhook;
 
 use std::time::Duration;
 
-pub use disconnect::remember_socket;
+pub use budget::Budget;
+pub use connection::{mark_busy, on_connect};
 pub use error::ApiError;
 pub use request_id::assign;
 pub use routes::routes;
@@ -42,6 +45,8 @@ pub struct State {
     pub admin_token: Option<Secret>,
     /// Bytes.
     pub body_limit: usize,
+    /// What all bodies together may take of the memory.
+    pub body_budget: Budget,
     /// The most that a body may take to arrive.
     pub body_timeout: Duration,
 }

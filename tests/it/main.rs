@@ -19,6 +19,7 @@ mod entitlement;
 mod events;
 mod health;
 mod import;
+mod load;
 mod logs;
 mod metrics;
 mod migrations;

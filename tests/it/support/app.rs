@@ -31,6 +31,7 @@ pub struct Settings {
     pub pool_timeout: Duration,
     pub body_limit: usize,
     pub body_timeout: Duration,
+    pub keep_alive: Duration,
     pub price_plans: Vec<(&'static str, &'static str)>,
     pub secrets: Vec<&'static str>,
     pub admin_token: Option<&'static str>,
@@ -44,6 +45,7 @@ impl Default for Settings {
             pool_timeout: Duration::from_secs(2),
             body_limit: 1_048_576,
             body_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
             price_plans: Vec::new(),
             secrets: vec![WEBHOOK_SECRET],
             admin_token: Some(ADMIN_TOKEN),
@@ -253,5 +255,6 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
         entitled_statuses: ["active", "trialing", "past_due"].map(str::to_owned).to_vec(),
         body_limit: settings.body_limit,
         body_timeout: settings.body_timeout,
+        keep_alive: settings.keep_alive,
     }
 }

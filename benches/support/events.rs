@@ -1,0 +1,60 @@
+//! Events as Stripe sends them: a real payload with an id, a second, a customer and a subscription of its own.
+
+use anyhow::{Context, Result};
+use chrono::Utc;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use subledger::http::WEBHOOK_PATH;
+use subledger::secret::Secret;
+use subledger::verify::sign;
+
+const TEMPLATE: &str = include_str!("../../tests/fixtures/basil/customer.subscription.updated.active.json");
+
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+#[derive(Clone, Debug)]
+pub struct Events {
+    template: String,
+    subscriptions: u64,
+}
+
+impl Events {
+    /// Events of this many subscriptions, each in its turn.
+    pub fn new(subscriptions: u64) -> Result<Self> {
+        let mut event: Value = serde_json::from_str(TEMPLATE)?;
+        let id = |pointer| event.pointer(pointer).and_then(Value::as_str).map(str::to_owned).context(pointer);
+        let (customer, subscription) = (id("/data/object/customer")?, id("/data/object/id")?);
+        event["id"] = "EVENT".into();
+        event["created"] = "CREATED".into();
+        let template = event.to_string().replace(&customer, "CUSTOMER").replace(&subscription, "SUBSCRIPTION");
+        Ok(Self { template, subscriptions })
+    }
+
+    /// Event number `n`. Of two of one subscription, the one with the greater number is the newer.
+    pub fn payload(&self, n: u64) -> String {
+        let subscription = n % self.subscriptions + 1;
+        self.template
+            .replace("\"CREATED\"", &(1_800_000_000 + n).to_string())
+            .replace("EVENT", &id(n))
+            .replace("CUSTOMER", &format!("cus_{subscription:014}"))
+            .replace("SUBSCRIPTION", &format!("sub_{subscription:024}"))
+    }
+
+    /// The delivery of event number `n`, signed now.
+    pub fn request(&self, n: u64, secret: &Secret) -> Vec<u8> {
+        let body = self.payload(n);
+        let (length, signature) = (body.len(), sign(body.as_bytes(), secret, Utc::now().timestamp()));
+        format!(
+            "POST {WEBHOOK_PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json; charset=utf-8\r\n\
+             Stripe-Signature: {signature}\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .into_bytes()
+    }
+}
+
+/// An id of Stripe's form. In no order, which is the worst that can happen to an index.
+pub fn id(n: u64) -> String {
+    let digest = Sha256::digest(n.to_be_bytes());
+    let letters = digest.iter().take(23).map(|&byte| char::from(BASE62[usize::from(byte) % 62]));
+    "evt_1".chars().chain(letters).collect()
+}

@@ -1,0 +1,117 @@
+//! What clients can make the server keep in memory, measured on the real binary.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use super::{Client, event, head};
+use crate::support::binary::{Server, subledger};
+use crate::support::database::Database;
+
+const MIB: u64 = 1 << 20;
+
+/// The default limit of a body.
+const BODY_LIMIT: usize = 1 << 20;
+
+fn start(folder: &tempfile::TempDir, database: &Database) -> Server {
+    let mut command = subledger(folder.path());
+    let command = command.env("DATABASE_URL", database.url()).env("STRIPE_WEBHOOK_SECRET", "whsec_test");
+    Server::start(command.env("RUST_LOG", "error,subledger::commands::serve=info").env("POOL_SIZE", "4"))
+}
+
+/// Resident memory of the server in bytes; `None` where the system does not tell in `/proc`.
+fn resident(server: &Server) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
+    Some(kib.parse::<u64>().unwrap() * 1024)
+}
+
+/// Sends all but the last byte of a body of the largest size. `Err` with the answer, where there is one already.
+async fn large_body(server: SocketAddr) -> Result<Client, String> {
+    let mut client = Client::connect(server).await;
+    client.send(head(BODY_LIMIT, "t=1,v1=aa")).await;
+    let body = vec![b' '; BODY_LIMIT - 1];
+    let (mut reads, mut writes) = client.0.split();
+    let mut first = [0; 1024];
+    tokio::select! {
+        biased;
+        count = reads.read(&mut first) => {
+            let count = count.unwrap_or(0);
+            return Err(String::from_utf8_lossy(&first[..count]).into_owned());
+        }
+        _ = writes.write_all(&body) => {}
+    }
+    match tokio::time::timeout(Duration::from_millis(1_000), reads.read(&mut first)).await {
+        Ok(count) => Err(String::from_utf8_lossy(&first[..count.unwrap_or(0)]).into_owned()),
+        Err(_) => Ok(client),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_at_once_take_bounded_memory_and_keep_no_ordinary_event_out() {
+    let (folder, database) = (tempfile::tempdir().unwrap(), Database::migrated());
+    let server = start(&folder, &database);
+    let address = server.address.parse().unwrap();
+    let before = resident(&server);
+    let held = join_all((0..200).map(|_| large_body(address))).await;
+    let after = resident(&server);
+    let (held, refused): (Vec<_>, Vec<_>) = held.into_iter().partition(Result::is_ok);
+    // What is free for each body makes it a few more than 32.
+    assert!((32..=40).contains(&held.len()), "{} bodies of the largest size are in memory", held.len());
+    for answer in refused.into_iter().filter_map(Result::err) {
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 5\r\n"), "{answer:?}");
+        assert!(answer.contains(r#"{"error":{"code":"unavailable","message":""#), "{answer}");
+    }
+    let (ordinary, took) = Client::connect(address).await.deliver(&event(1)).await;
+    assert!(ordinary.starts_with("HTTP/1.1 200 ") && took < Duration::from_secs(1), "{took:?}: {ordinary}");
+    if let (Some(before), Some(after)) = (before, after) {
+        let grown = after.saturating_sub(before) / MIB;
+        println!("200 large bodies: {grown} MiB");
+        assert!(grown < 96, "200 large bodies took {grown} MiB");
+    }
+
+    // Once they have been answered there is room again.
+    for mut client in held.into_iter().filter_map(Result::ok) {
+        client.send(" ").await;
+        let answer = client.answer().await;
+        assert!(answer.contains(r#""code":"invalid_signature""#), "{answer}");
+    }
+    assert!(large_body(address).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_requests_in_one_go_are_answered_as_they_are_read_and_take_no_memory() {
+    const REQUESTS: usize = 10_000;
+    let (folder, database) = (tempfile::tempdir().unwrap(), Database::migrated());
+    let server = start(&folder, &database);
+    let address = server.address.parse().unwrap();
+    let before = resident(&server);
+    let client = Client::connect(address).await;
+    let (reads, mut writes) = client.0.into_split();
+    let body = event(1).to_string();
+    // Unsigned ones with a body, and some without.
+    let unsigned =
+        format!("POST /api/v1/webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let pair = format!("{unsigned}GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n");
+    let writing = tokio::spawn(async move { writes.write_all(pair.repeat(REQUESTS / 2).as_bytes()).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (ordinary, took) = Client::connect(address).await.deliver(&event(1)).await;
+    assert!(ordinary.starts_with("HTTP/1.1 200 ") && took < Duration::from_secs(1), "{took:?}: {ordinary}");
+    if let (Some(before), Some(after)) = (before, resident(&server)) {
+        let grown = after.saturating_sub(before) / MIB;
+        println!("10,000 requests: {grown} MiB");
+        assert!(grown < 16, "a client that does not read took {grown} MiB");
+    }
+    let mut lines = BufReader::new(reads).split(b'\n');
+    let mut answered = 0;
+    while answered < REQUESTS {
+        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_segment()).await;
+        let line = line.expect("an answer").unwrap().expect("closed before all was answered");
+        // A body ends without the end of a line.
+        answered += usize::from(String::from_utf8(line).unwrap().contains("HTTP/1.1 "));
+    }
+    writing.await.unwrap().unwrap();
+}
