@@ -16,8 +16,8 @@ use tokio_postgres::{Client, NoTls};
 const DURABILITY: [&str; 3] = ["fsync", "full_page_writes", "synchronous_commit"];
 
 const FILL: &str = "
-    INSERT INTO accounts (name, stripe_customer_id)
-        SELECT 'Account ' || n, 'cus_' || lpad(n::text, 14, '0') FROM generate_series(1, $COUNT) n;
+    INSERT INTO accounts (id, name, stripe_customer_id)
+        SELECT md5(n::text)::uuid, 'Account ' || n, 'cus_' || lpad(n::text, 14, '0') FROM generate_series(1, $COUNT) n;
     INSERT INTO subscriptions (account_id, plan, status, stripe_subscription_id, stripe_customer_id, stripe_price_id,
             seat_limit, current_period_start, current_period_end, last_event_id, last_event_type, last_event_created)
         SELECT id, 'team', 'active', 'sub_' || lpad(substr(stripe_customer_id, 5), 24, '0'), stripe_customer_id,

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench webhook` needs nothing but PostgreSQL's programs: it starts a private server with every
 //! durability setting on, the real `subledger` as a process of its own, and loads it over keep-alive connections.
-//! In turn with it `pgbench` makes the same two writes in the same database, as four prepared statements in turn: BEGIN,
-//! INSERT of the event with the same payload, UPDATE of the subscription, COMMIT. It writes to the service's own
+//! In turn with it `pgbench` makes the same two writes in the same database, as four prepared statements in turn:
+//! BEGIN, INSERT of the event with the same payload, UPDATE of the subscription, COMMIT. It writes to the service's own
 //! tables with all their indexes, since that is the same durable work, and for comparison to tables like them with a
 //! primary key alone. Both are timed by their clients, from the first byte sent to the last one received.
 //!

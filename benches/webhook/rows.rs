@@ -17,20 +17,22 @@ const CONNECTIONS: usize = 16;
 pub const FEW: u64 = 10_000;
 
 /// In one transaction that begins with TRUNCATE and under `wal_level` minimal, so that none of it goes through the
-/// write-ahead log; without indexes, which are built at the end; and with the payload as the table would store it,
-/// compressed once. Ids are in no order, times in the order of 90 days that ended an hour ago, and a subscription has
-/// 20 events.
+/// write-ahead log. Indexes are built at the end, but for those of parked events: they stay empty, and each would cost
+/// a pass over all rows. The payload is put in as the table would store it, compressed once. Ids are in no order,
+/// times in that of 90 days that ended an hour ago, and a subscription has 20 events.
 const FILL: &str = "
     BEGIN;
     SET LOCAL maintenance_work_mem = '1GB';
-    CREATE TEMP TABLE sample (LIKE stripe_events INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING COMPRESSION) ON COMMIT DROP;
+    CREATE TEMP TABLE sample (LIKE stripe_events INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING COMPRESSION)
+        ON COMMIT DROP;
     INSERT INTO sample (id, type, outcome, livemode, payload) VALUES ('', '', '', false, $payload$$PAYLOAD$payload$);
     TRUNCATE stripe_events;
     CREATE TEMP TABLE built ON COMMIT DROP AS
-        SELECT indexrelid::regclass::text AS index, conname AS constraint, pg_get_constraintdef(pg_constraint.oid) AS key,
-            pg_get_indexdef(indexrelid) AS definition
+        SELECT indexrelid::regclass::text AS index, pg_get_indexdef(indexrelid) AS definition,
+            conname AS constraint, pg_get_constraintdef(pg_constraint.oid) AS key
         FROM pg_index LEFT JOIN pg_constraint ON conindid = indexrelid AND conrelid = indrelid
-        WHERE indrelid = 'stripe_events'::regclass;
+        WHERE indrelid = 'stripe_events'::regclass
+            AND coalesce(pg_get_expr(indpred, indrelid), '') NOT LIKE '%parked%';
     DO $$
     DECLARE built record;
     BEGIN

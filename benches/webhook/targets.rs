@@ -99,8 +99,9 @@ fn throughput_lines(results: &Results, connections: usize, least: f64) -> [Line;
         let (first, other) = at.map(|at| (&at.first, other(at))).filter(|(_, other)| !other.is_empty())?;
         Some((rate(first) / rate(other), format!("{:.0}/s against {:.0}/s", rate(first), rate(other))))
     };
-    let figure = format!("first deliveries against pgbench, {connections} connections");
-    let primary_keys = format!("{figure}, its tables with primary keys alone");
+    let plural = if connections == 1 { "" } else { "s" };
+    let figure = format!("first deliveries against pgbench, {connections} connection{plural}");
+    let primary_keys = format!("{figure}, pgbench without other indexes than primary keys");
     [
         Line::new(&figure, Target::AtLeast(least), against(|at| &at.pgbench)),
         Line::new(&primary_keys, Target::AtLeast(least), against(|at| &at.plain)),
