@@ -9,6 +9,10 @@ use subledger::verify::sign;
 
 const TEMPLATE: &str = include_str!("../../tests/fixtures/basil/customer.subscription.updated.active.json");
 
+/// Steps from one subscription to the next. Prime, so that every one has its turn, in no order that the database could
+/// profit from.
+const STEP: u64 = 7_919;
+
 /// Makes first deliveries, each newer than all before it.
 pub struct Events {
     template: String,
@@ -30,15 +34,29 @@ impl Events {
 
     /// One event, the same each time.
     pub fn example(&self) -> String {
-        self.payload(0)
+        self.payload(0, 1)
     }
 
     /// Whole HTTP requests, signed now.
     pub fn requests(&mut self, count: usize, secret: &Secret) -> Vec<Vec<u8>> {
+        self.requests_of(count, secret, |event, subscriptions| event * STEP % subscriptions + 1)
+    }
+
+    /// The same, and every event is of the first subscription.
+    pub fn requests_of_one(&mut self, count: usize, secret: &Secret) -> Vec<Vec<u8>> {
+        self.requests_of(count, secret, |_, _| 1)
+    }
+
+    /// The id of the event that was made last.
+    pub fn newest_id(&self) -> String {
+        event_id(self.made)
+    }
+
+    fn requests_of(&mut self, count: usize, secret: &Secret, subscription: fn(u64, u64) -> u64) -> Vec<Vec<u8>> {
         let now = Utc::now().timestamp();
         let request = |_| {
             self.made += 1;
-            let body = self.payload(self.made);
+            let body = self.payload(self.made, subscription(self.made, self.subscriptions));
             let (length, signature) = (body.len(), sign(body.as_bytes(), secret, now));
             format!(
                 "POST {WEBHOOK_PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json; charset=utf-8\r\n\
@@ -50,12 +68,21 @@ impl Events {
         (0..count).map(request).collect()
     }
 
-    fn payload(&self, n: u64) -> String {
-        let subscription = n % self.subscriptions + 1;
+    fn payload(&self, n: u64, subscription: u64) -> String {
         self.template
             .replace("\"CREATED\"", &(1_800_000_000 + n).to_string())
-            .replace("EVENT", &format!("evt_{n:024}"))
+            .replace("EVENT", &event_id(n))
             .replace("CUSTOMER", &format!("cus_{subscription:014}"))
             .replace("SUBSCRIPTION", &format!("sub_{subscription:024}"))
     }
+}
+
+/// As long as Stripe's, and in no order, like them: ids that only grow would spare the database's indexes.
+fn event_id(n: u64) -> String {
+    // The finalizer of SplitMix64, which maps no two numbers to one.
+    let mut mixed = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    format!("evt_{mixed:016x}{:08x}", n & 0xffff_ffff)
 }

@@ -9,19 +9,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::process::Usage;
+use crate::process::{Totals, Usage};
 
 /// The most that one answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What one measurement showed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Load {
     pub per_second: f64,
     pub p50: Duration,
     pub p99: Duration,
     /// What the server used, where this system tells.
     pub usage: Option<Usage>,
+    /// What the load itself took, where this system tells.
+    pub client_cpu_micros: Option<f64>,
+    /// How many answers had each of the outcomes that were expected.
+    pub outcomes: Vec<usize>,
+    /// All other answers.
+    pub errors: Vec<String>,
 }
 
 impl Load {
@@ -29,38 +35,71 @@ impl Load {
     pub fn new(per_second: f64, mut latencies: Vec<Duration>) -> Result<Self> {
         latencies.sort_unstable();
         let at = |percent| latencies.get(latencies.len() * percent / 100).copied().context("nothing was measured");
-        Ok(Self { per_second, p50: at(50)?, p99: at(99)?, usage: None })
+        let (p50, p99) = (at(50)?, at(99)?);
+        Ok(Self { per_second, p50, p99, usage: None, client_cpu_micros: None, outcomes: vec![], errors: vec![] })
+    }
+
+    /// Fails where an answer was not as expected.
+    pub fn without_errors(self) -> Result<Self> {
+        ensure!(self.errors.is_empty(), "{} answers as not expected: {}", self.errors.len(), self.errors[0]);
+        Ok(self)
     }
 }
 
-/// Sends every request once. Each has to be answered with 200 and this outcome.
-pub fn run(server: SocketAddr, connections: usize, requests: &[Vec<u8>], outcome: &str) -> Result<Load> {
-    let expected = format!("\"outcome\":\"{outcome}\"");
+/// What one connection saw.
+#[derive(Default)]
+struct Seen {
+    latencies: Vec<Duration>,
+    outcomes: Vec<usize>,
+    errors: Vec<String>,
+}
+
+/// Sends every request once. Each should be answered with 200 and one of these outcomes.
+pub fn run(server: SocketAddr, connections: usize, requests: &[Vec<u8>], outcomes: &[&str]) -> Result<Load> {
+    let outcomes: Vec<_> = outcomes.iter().map(|outcome| format!("\"outcome\":\"{outcome}\"")).collect();
     let next = AtomicUsize::new(0);
     let start = Barrier::new(connections + 1);
-    let work = || -> Result<Vec<Duration>> {
+    let work = || {
         let connection = Connection::open(server);
         start.wait();
-        let mut connection = connection?;
-        let mut latencies = Vec::with_capacity(requests.len() / connections * 2);
-        while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let sent = Instant::now();
-            let answer = connection.ask(request)?;
-            latencies.push(sent.elapsed());
-            ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(&expected), "not {outcome}: {answer}");
-        }
-        Ok(latencies)
+        deliver(connection?, &next, requests, &outcomes)
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..connections).map(|_| scope.spawn(work)).collect();
+        let before = Totals::own();
         start.wait();
         let started = Instant::now();
-        let mut latencies = Vec::with_capacity(requests.len());
+        let mut all = Seen { outcomes: vec![0; outcomes.len()], ..Seen::default() };
         for worker in workers {
-            latencies.extend(worker.join().map_err(|_| anyhow!("a connection's thread panicked"))??);
+            let seen = worker.join().map_err(|_| anyhow!("a connection's thread panicked"))??;
+            all.latencies.extend(seen.latencies);
+            all.errors.extend(seen.errors);
+            all.outcomes.iter_mut().zip(seen.outcomes).for_each(|(all, seen)| *all += seen);
         }
-        Load::new(requests.len() as f64 / started.elapsed().as_secs_f64(), latencies)
+        let per_second = requests.len() as f64 / started.elapsed().as_secs_f64();
+        let used = Totals::own().zip(before).map(|(now, before)| now.since(before, requests.len()));
+        Ok(Load {
+            client_cpu_micros: used.map(|used| used.cpu_micros_per_event),
+            outcomes: all.outcomes,
+            errors: all.errors,
+            ..Load::new(per_second, all.latencies)?
+        })
     })
+}
+
+fn deliver(mut connection: Connection, next: &AtomicUsize, requests: &[Vec<u8>], outcomes: &[String]) -> Result<Seen> {
+    let mut seen = Seen { outcomes: vec![0; outcomes.len()], ..Seen::default() };
+    while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let sent = Instant::now();
+        let answer = connection.ask(request)?;
+        seen.latencies.push(sent.elapsed());
+        let outcome = outcomes.iter().position(|outcome| answer.contains(outcome));
+        match outcome.filter(|_| answer.starts_with("HTTP/1.1 200 ")) {
+            Some(outcome) => seen.outcomes[outcome] += 1,
+            None => seen.errors.push(answer.to_owned()),
+        }
+    }
+    Ok(seen)
 }
 
 /// A keep-alive connection.

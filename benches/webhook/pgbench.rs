@@ -9,19 +9,50 @@ use anyhow::{Context, Result, ensure};
 
 use crate::events::Events;
 use crate::load::Load;
+use crate::process::Totals;
 
 /// One transaction: the idempotency row with its payload, and the subscription's new state, in four statements.
 const SCRIPT: &str = r"\set n random(1, $SUBSCRIPTIONS)
 \set event random(1, 9000000000000000000)
 \set seats random(1, 100)
 BEGIN;
-INSERT INTO stripe_events (id, type, outcome, api_version, livemode, created, customer_id, subscription_id, payload) VALUES ('evt_' || lpad(:event::text, 24, '0'), 'customer.subscription.updated', 'applied', '2025-03-31.basil', false, now(), 'cus_' || lpad(:n::text, 14, '0'), 'sub_' || lpad(:n::text, 24, '0'), :payload);
-UPDATE subscriptions SET plan = 'team', status = 'active', stripe_customer_id = 'cus_' || lpad(:n::text, 14, '0'), stripe_price_id = 'price_Bench', seat_limit = :seats, current_period_start = '2026-11-01Z', current_period_end = '2026-12-01Z', cancel_at_period_end = false, cancel_at = null, canceled_at = null, ended_at = null, trial_end = null, paused_collection = false, last_event_id = 'evt_' || lpad(:event::text, 24, '0'), last_event_type = 'customer.subscription.updated', last_event_created = now(), updated_at = now() WHERE stripe_subscription_id = 'sub_' || lpad(:n::text, 24, '0');
+INSERT INTO $stripe_events (id, type, outcome, api_version, livemode, created, customer_id, subscription_id, account_id, payload) VALUES ('evt_' || lpad(:event::text, 24, '0'), 'customer.subscription.updated', 'applied', '2025-03-31.basil', false, now(), 'cus_' || lpad(:n::text, 14, '0'), 'sub_' || lpad(:n::text, 24, '0'), md5(:n::text)::uuid, :payload);
+UPDATE $subscriptions SET plan = 'team', status = 'active', stripe_customer_id = 'cus_' || lpad(:n::text, 14, '0'), stripe_price_id = 'price_Bench', seat_limit = :seats, current_period_start = '2026-11-01Z', current_period_end = '2026-12-01Z', cancel_at_period_end = false, cancel_at = null, canceled_at = null, ended_at = null, trial_end = null, paused_collection = false, last_event_id = 'evt_' || lpad(:event::text, 24, '0'), last_event_type = 'customer.subscription.updated', last_event_created = now(), updated_at = now() WHERE stripe_subscription_id = 'sub_' || lpad(:n::text, 24, '0');
 COMMIT;
 ";
 
-/// How often, or how long.
-enum Until {
+/// What a transaction is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Script {
+    /// Any subscription, in the service's own tables with all their indexes.
+    Own,
+    /// Any subscription, in tables like them with a primary key alone.
+    Plain,
+    /// Always the same subscription, in the service's own tables.
+    Hot,
+}
+
+impl Script {
+    const ALL: [Self; 3] = [Self::Own, Self::Plain, Self::Hot];
+
+    fn file_name(self) -> &'static str {
+        match self {
+            Self::Own => "own.sql",
+            Self::Plain => "plain.sql",
+            Self::Hot => "hot.sql",
+        }
+    }
+
+    fn text(self, subscriptions: u64) -> String {
+        let prefix = if self == Self::Plain { "plain_" } else { "" };
+        let subscriptions = if self == Self::Hot { 1 } else { subscriptions };
+        SCRIPT.replace("$SUBSCRIPTIONS", &subscriptions.to_string()).replace('$', prefix)
+    }
+}
+
+/// How often each client, or how long.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
     Transactions(usize),
     Seconds(u32),
 }
@@ -49,26 +80,21 @@ impl Pgbench {
         }
         let dir = scratch.join("pgbench");
         fs::create_dir(&dir)?;
-        fs::write(dir.join("script.sql"), SCRIPT.replace("$SUBSCRIPTIONS", &subscriptions.to_string()))?;
+        for script in Script::ALL {
+            fs::write(dir.join(script.file_name()), script.text(subscriptions))?;
+        }
         Ok(Some(Self { program, dir, database_url, payload: events.example() }))
     }
 
-    /// Runs this many transactions by each client; also says how many there were in all.
-    pub fn run_transactions(&self, clients: usize, each: usize) -> Result<(Load, u64)> {
-        self.run(clients, &Until::Transactions(each))
-    }
-
-    /// Runs for this long; also says how many transactions there were in all.
-    pub fn run_seconds(&self, clients: usize, seconds: u32) -> Result<(Load, u64)> {
-        self.run(clients, &Until::Seconds(seconds))
-    }
-
-    fn run(&self, clients: usize, until: &Until) -> Result<(Load, u64)> {
+    /// Runs a script; also says how many transactions there were in all.
+    pub fn run(&self, script: Script, clients: usize, until: Until) -> Result<(Load, u64)> {
         let threads = clients.min(std::thread::available_parallelism()?.get());
         let mut command = Command::new(&self.program);
         command
             .current_dir(&self.dir)
-            .args(["--no-vacuum", "--protocol=prepared", "--file=script.sql", "--log", "--log-prefix=latencies"])
+            // Every latency is logged, since a share of them would not tell the p99 as exactly as ours.
+            .args(["--no-vacuum", "--protocol=prepared", "--log", "--log-prefix=latencies"])
+            .arg(format!("--file={}", script.file_name()))
             .arg(format!("--client={clients}"))
             .arg(format!("--jobs={threads}"))
             .arg(match until {
@@ -77,18 +103,17 @@ impl Pgbench {
             })
             .arg(format!("--define=payload={}", self.payload))
             .arg(&self.database_url);
+        let before = Totals::own();
         let output = command.output().with_context(|| format!("cannot run {}", self.program.display()))?;
+        let now = Totals::own();
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "pgbench failed: {errors}");
-        let report = String::from_utf8(output.stdout)?;
-        let per_second = report
-            .lines()
-            .find_map(|line| line.strip_prefix("tps = ")?.split_whitespace().next())
-            .context("pgbench says no rate")?
-            .parse()?;
+        let per_second = rate(&String::from_utf8(output.stdout)?)?;
         let latencies = self.take_latencies()?;
-        let transactions = u64::try_from(latencies.len())?;
-        Ok((Load::new(per_second, latencies)?, transactions))
+        let transactions = latencies.len();
+        let cpu = now.zip(before).map(|(now, before)| now.children_cpu_micros_since(before, transactions));
+        let load = Load { client_cpu_micros: cpu, ..Load::new(per_second, latencies)? };
+        Ok((load, u64::try_from(transactions)?))
     }
 
     /// Reads and removes the logs. A line is: client, transaction, microseconds, script, time.
@@ -107,4 +132,10 @@ impl Pgbench {
         }
         Ok(latencies)
     }
+}
+
+/// The rate in pgbench's report, connecting excluded.
+fn rate(report: &str) -> Result<f64> {
+    let rate = report.lines().find_map(|line| line.strip_prefix("tps = ")?.split_whitespace().next());
+    Ok(rate.context("pgbench says no rate")?.parse()?)
 }
