@@ -24,6 +24,7 @@ mod model;
 mod openapi;
 mod ordering;
 mod parking;
+mod postgres;
 mod prune;
 mod races;
 mod reconcile;

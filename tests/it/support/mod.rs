@@ -3,9 +3,13 @@
 pub mod app;
 pub mod binary;
 pub mod browser;
+pub mod certificates;
+pub mod cluster;
 pub mod database;
 pub mod events;
 pub mod job;
+pub mod pgbouncer;
+pub mod simulation;
 pub mod stripe;
 pub mod world;
 
