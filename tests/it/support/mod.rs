@@ -9,6 +9,7 @@ pub mod database;
 pub mod events;
 pub mod job;
 pub mod pgbouncer;
+pub mod relay;
 pub mod simulation;
 pub mod stripe;
 pub mod world;
