@@ -104,6 +104,16 @@ async fn a_self_signed_certificate_is_taken_unverified_or_as_its_own_root() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_common_name_alone_is_trusted_but_is_no_host_s_name() {
+    let authority = Authority::new();
+    let cluster = Cluster::with_certificate(&authority.common_name_alone("localhost")).await;
+    let root = authority.root_file();
+    assert_eq!(connect(&url(&cluster, "localhost", &with_root("verify-ca", &root))).await, Ok(true));
+    let misnamed = connect(&url(&cluster, "localhost", &with_root("verify-full", &root))).await;
+    assert_refused(misnamed, &["not valid for name", "localhost"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_tls_on_the_server_only_what_does_not_insist_connects() {
     let cluster = Cluster::start().await;
     for options in ["", "sslmode=disable", "sslmode=prefer"] {
