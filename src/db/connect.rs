@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use diesel::QueryResult;
 use diesel::result::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::hosts::{self, chain};
 use super::tls::{self, Verification};
 
 /// Bounds on every session, so that nothing that hangs holds a connection, a lock or a transaction for long. And no
@@ -22,10 +24,15 @@ const SESSION_SETTINGS: &str = "
 /// that PostgreSQL runs on can do that.
 const NOTICE_A_GONE_CLIENT: &str = "SET client_connection_check_interval = '100ms'";
 
+/// How long putting a session in order may take.
+const SETUP_LIMIT: Duration = Duration::from_secs(5);
+
 /// How to reach the database: a parsed `DATABASE_URL`.
 #[derive(Clone)]
 pub struct Target {
     config: tokio_postgres::Config,
+    /// How long one host may take until it has let us in, where the URL says.
+    limit: Option<Duration>,
     tls: MakeRustlsConnect,
 }
 
@@ -48,13 +55,13 @@ impl Target {
             "it does not start with postgres://"
         );
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let mut ssl_mode = "prefer".to_owned();
+        let mut ssl_mode = None;
         let mut root_file = None;
         let mut kept = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
-                "sslmode" => ssl_mode = decoded(value)?,
+                "sslmode" => ssl_mode = Some(decoded(value)?),
                 "sslrootcert" => root_file = Some(decoded(value)?),
                 // libpq's newer words; without standbys that take writes they mean the same.
                 "target_session_attrs" if value == "primary" => kept.push("target_session_attrs=read-write"),
@@ -64,11 +71,12 @@ impl Target {
         }
         let mut config: tokio_postgres::Config =
             format!("{base}?{}", kept.join("&")).parse().map_err(without_secrets)?;
-        let (mode, verification) = ssl(&ssl_mode, root_file.is_some())?;
+        let (mode, verification) = ssl(ssl_mode.as_deref(), root_file.as_deref())?;
         config.ssl_mode(mode);
+        let limit = config.get_connect_timeout().copied();
         fill_in(&mut config);
         let tls = MakeRustlsConnect::new(tls::client_config(verification, root_file.as_deref())?);
-        Ok(Self { config, tls })
+        Ok(Self { config, limit, tls })
     }
 
     /// Opens a connection and puts its session in order.
@@ -77,10 +85,10 @@ impl Target {
     /// Where no host can be reached, or refuses.
     pub async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let mut conn = self.connect_unbounded().await?;
-        conn.batch_execute(SESSION_SETTINGS).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
-        if let Err(error) = conn.batch_execute(NOTICE_A_GONE_CLIENT).await {
-            log::debug!("client_connection_check_interval cannot be set: {error}");
-        }
+        tokio::time::timeout(SETUP_LIMIT, set_up(&mut conn))
+            .await
+            .map_err(|_| ConnectionError::BadConnection("the server does not answer".to_owned()))?
+            .map_err(ConnectionError::CouldntSetupConfiguration)?;
         Ok(conn)
     }
 
@@ -101,18 +109,17 @@ impl Target {
     /// # Errors
     /// Where no host can be reached, or refuses.
     pub async fn connect_unbounded(&self) -> ConnectionResult<AsyncPgConnection> {
-        let (client, connection) = self
-            .config
-            .connect(self.tls.clone())
-            .await
-            .map_err(|error| ConnectionError::BadConnection(chain(&error)))?;
-        AsyncPgConnection::try_from_client_and_connection(client, connection).await
+        hosts::connect(&self.config, self.limit, &self.tls).await
     }
 }
 
-/// An error with its causes, in one line: tokio-postgres's own words alone are "error connecting to server".
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// Puts a session in order.
+async fn set_up(conn: &mut AsyncPgConnection) -> QueryResult<()> {
+    conn.batch_execute(SESSION_SETTINGS).await?;
+    if let Err(error) = conn.batch_execute(NOTICE_A_GONE_CLIENT).await {
+        log::debug!("client_connection_check_interval cannot be set: {error}");
+    }
+    Ok(())
 }
 
 fn decoded(value: &str) -> Result<String> {
@@ -127,12 +134,19 @@ fn without_secrets(error: tokio_postgres::Error) -> anyhow::Error {
     anyhow::anyhow!(chain(&error))
 }
 
-fn ssl(mode: &str, has_root_file: bool) -> Result<(SslMode, Verification)> {
-    Ok(match mode {
+fn ssl(mode: Option<&str>, root_file: Option<&str>) -> Result<(SslMode, Verification)> {
+    // Anybody can have a certificate that the machine's roots vouch for: libpq insists on the name then.
+    let default = if root_file == Some("system") {
+        ensure!(matches!(mode, None | Some("verify-full")), "sslrootcert=system wants sslmode=verify-full");
+        "verify-full"
+    } else {
+        "prefer"
+    };
+    Ok(match mode.unwrap_or(default) {
         "disable" => (SslMode::Disable, Verification::None),
         "allow" | "prefer" => (SslMode::Prefer, Verification::None),
         // "If a root CA file exists, the behavior of sslmode=require will be the same as that of verify-ca."
-        "require" if has_root_file => (SslMode::Require, Verification::Chain),
+        "require" if root_file.is_some() => (SslMode::Require, Verification::Chain),
         "require" => (SslMode::Require, Verification::None),
         "verify-ca" => (SslMode::Require, Verification::Chain),
         "verify-full" => (SslMode::Require, Verification::ChainAndName),
@@ -180,6 +194,7 @@ mod tests {
             "postgres://u:hunter2@h/db?sslmode=maybe",
             "postgres://u:hunter2@h/db?nonsense=1",
             "postgres://u:hunter2@h/db?sslmode=verify-ca&sslrootcert=/nonexistent.pem",
+            "postgres://u:hunter2@h/db?sslmode=require&sslrootcert=system",
         ] {
             let error = format!("{:#} {0:?}", Target::parse(url).expect_err(url));
             assert!(!error.contains("hunter2"), "{error}");

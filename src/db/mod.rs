@@ -6,6 +6,7 @@ mod cached;
 pub mod connect;
 pub mod events;
 pub mod failures;
+mod hosts;
 pub mod listing;
 pub mod locks;
 pub mod migrations;

@@ -5,12 +5,15 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+};
 
 /// How much of the server's certificate is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,43 +33,67 @@ pub enum Verification {
 pub fn client_config(verification: Verification, root_file: Option<&str>) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    if verification == Verification::None {
-        let verifier = Lenient { provider, chain: None };
-        return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth());
-    }
-    let roots = Arc::new(roots(root_file)?);
-    if verification == Verification::ChainAndName {
-        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
-    }
-    let chain = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build()?;
-    let verifier = Lenient { provider, chain: Some(chain) };
+    let chain = match verification {
+        Verification::None => None,
+        Verification::Chain | Verification::ChainAndName => Some(Chain::to(root_file, provider.clone())?),
+    };
+    let verifier = Verifier { provider, chain, is_name_verified: verification == Verification::ChainAndName };
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
 }
 
-fn roots(file: Option<&str>) -> Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    match file {
-        Some(file) if file != "system" => {
-            for certificate in CertificateDer::pem_file_iter(file).with_context(|| format!("cannot read {file:?}"))? {
-                roots.add(certificate.with_context(|| format!("cannot read {file:?}"))?)?;
+/// Verifies that a certificate is trusted.
+#[derive(Debug)]
+struct Chain {
+    trusted: Vec<CertificateDer<'static>>,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl Chain {
+    fn to(root_file: Option<&str>, provider: Arc<CryptoProvider>) -> Result<Self> {
+        let trusted = trusted(root_file)?;
+        let mut roots = RootCertStore::empty();
+        match root_file {
+            // The machine's own have been seen to hold some that cannot be parsed.
+            None | Some("system") => drop(roots.add_parsable_certificates(trusted.iter().cloned())),
+            Some(file) => {
+                for certificate in &trusted {
+                    roots.add(certificate.clone()).with_context(|| format!("cannot use what is in {file:?}"))?;
+                }
             }
         }
-        _ => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
+        anyhow::ensure!(!roots.is_empty(), "there is no root certificate to verify the server with");
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+        Ok(Self { trusted, verifier })
     }
-    anyhow::ensure!(!roots.is_empty(), "there is no root certificate to verify the server with");
-    Ok(roots)
+
+    /// Whether the error is none: the server shows a certificate that is itself among the trusted ones, as the one
+    /// that `openssl req -x509` makes. webpki wants no authority's certificate from a server; OpenSSL, and so libpq,
+    /// takes it. The dates are verified before this.
+    fn is_trusted_itself(&self, certificate: &CertificateDer<'_>, error: &Error) -> bool {
+        matches!(error, Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))
+            if cause.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity))
+            && self.trusted.iter().any(|trusted| trusted == certificate)
+    }
 }
 
-/// Verifies less than rustls does by itself: never the name, and the chain only if there is a verifier for it.
+fn trusted(file: Option<&str>) -> Result<Vec<CertificateDer<'static>>> {
+    match file {
+        Some(file) if file != "system" => CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect)
+            .with_context(|| format!("sslrootcert: cannot read {file:?}")),
+        _ => Ok(rustls_native_certs::load_native_certs().certs),
+    }
+}
+
+/// Verifies as much as was asked for.
 #[derive(Debug)]
-struct Lenient {
+struct Verifier {
     provider: Arc<CryptoProvider>,
-    chain: Option<Arc<WebPkiServerVerifier>>,
+    chain: Option<Chain>,
+    is_name_verified: bool,
 }
 
-impl ServerCertVerifier for Lenient {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -78,13 +105,19 @@ impl ServerCertVerifier for Lenient {
         let Some(chain) = &self.chain else {
             return Ok(ServerCertVerified::assertion());
         };
-        // The name is checked last, so an error about it means that the chain was good.
-        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        match chain.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is checked last, so an error about it means that the chain was good; it is checked below.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verified => verified,
+            )) => {}
+            Err(error) if chain.is_trusted_itself(end_entity, &error) => {}
+            Err(error) => return Err(error),
+            Ok(_) => {}
         }
+        if self.is_name_verified {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -1,6 +1,6 @@
 //! A database of its own for each test, made from a migrated template and dropped at the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -103,6 +103,13 @@ async fn prepare(url: String) {
     migrations::run(&Target::parse(&with_name(&url, TEMPLATE)).unwrap()).await.unwrap();
 }
 
+/// Where PostgreSQL's programs are: those of the server of this test run.
+pub fn programs() -> PathBuf {
+    let query = "SELECT setting FROM pg_config() WHERE name = 'BINDIR'";
+    server();
+    aside(async move { admin().await.query_one(query, &[]).await.unwrap().get::<_, String>(0) }).into()
+}
+
 /// Runs `task` on a runtime of its own, so that it does not matter from where it is called.
 fn aside<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
     std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(task)).join().unwrap()
@@ -116,7 +123,7 @@ async fn client_of(name: &str) -> Client {
     connect(&url_of(name)).await
 }
 
-async fn connect(url: &str) -> Client {
+pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client

@@ -3,10 +3,15 @@
 pub mod app;
 pub mod binary;
 pub mod browser;
+pub mod certificates;
+pub mod cluster;
 pub mod database;
 pub mod document;
 pub mod events;
 pub mod job;
+pub mod pgbouncer;
+pub mod relay;
+pub mod simulation;
 pub mod raw;
 pub mod schema;
 pub mod stripe;

@@ -1,0 +1,6 @@
+//! PostgreSQL as its users have it: with TLS, behind PgBouncer, with a standby that takes over.
+
+mod failover;
+mod hosts;
+mod pgbouncer;
+mod tls;

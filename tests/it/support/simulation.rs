@@ -1,0 +1,34 @@
+//! `subledger simulate`, and the server that it is aimed at, as the real binary.
+
+use std::process::{Command, Stdio};
+
+use super::app::{ADMIN_TOKEN, WEBHOOK_SECRET};
+use super::binary::{Server, subledger};
+use super::job::{self, Ran};
+
+/// The binary, configured for a database.
+fn configured(database_url: &str) -> Command {
+    let mut command = subledger(&std::env::temp_dir());
+    command.env("DATABASE_URL", database_url).env("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET);
+    command.env("ADMIN_TOKEN", ADMIN_TOKEN);
+    command
+}
+
+/// A server on a database.
+pub fn serve(database_url: &str) -> Server {
+    Server::start(&mut configured(database_url))
+}
+
+/// Sends lives to `address`, and compares with `database_url` at the end.
+pub async fn simulate(address: &str, database_url: &str, customers: u32) -> Ran {
+    let mut command = configured(database_url);
+    command.args(["simulate", "--seed", "1", "--parallel", "8", "--customers", &customers.to_string()]);
+    command.args(["--give-up-after", "60", "--url", &format!("http://{address}/api/v1/webhooks/stripe")]);
+    job::wait(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).await
+}
+
+/// The ids of the events that the server has answered with 200, by its log.
+pub fn acknowledged(log: &[String]) -> Vec<&str> {
+    let told = log.iter().filter(|line| line.contains("outcome=") || line.contains("\"outcome\""));
+    told.filter_map(|line| line.split("event_id=").nth(1)?.split(' ').next()).collect()
+}
