@@ -15,6 +15,7 @@ mod cancel;
 mod converge;
 mod entitlement;
 mod events;
+mod faults;
 mod health;
 mod import;
 mod logs;

@@ -6,6 +6,7 @@ pub mod browser;
 pub mod database;
 pub mod events;
 pub mod job;
+pub mod proxy;
 pub mod stripe;
 pub mod world;
 
