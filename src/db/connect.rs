@@ -22,6 +22,9 @@ const SESSION_SETTINGS: &str = "
 /// that PostgreSQL runs on can do that.
 const NOTICE_A_GONE_CLIENT: &str = "SET client_connection_check_interval = '100ms'";
 
+/// How long a connection may take to open, over all hosts, until the first event can use it.
+const OPENING_LIMIT: Duration = Duration::from_secs(8);
+
 /// How to reach the database: a parsed `DATABASE_URL`.
 #[derive(Clone)]
 pub struct Target {
@@ -74,8 +77,15 @@ impl Target {
     /// Opens a connection and puts its session in order.
     ///
     /// # Errors
-    /// Where no host can be reached, or refuses.
+    /// Where no host can be reached, or refuses, or does not say enough in time.
     pub async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+        // tokio-postgres bounds the TCP handshake alone. A host that fell silent after it would hold its place in the
+        // pool for good.
+        let silent = |_| Err(ConnectionError::BadConnection("the database does not answer".to_owned()));
+        tokio::time::timeout(OPENING_LIMIT, self.open()).await.unwrap_or_else(silent)
+    }
+
+    async fn open(&self) -> ConnectionResult<AsyncPgConnection> {
         let mut conn = self.connect_unbounded().await?;
         conn.batch_execute(SESSION_SETTINGS).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
         if let Err(error) = conn.batch_execute(NOTICE_A_GONE_CLIENT).await {

@@ -53,10 +53,6 @@ impl Load {
         number.unwrap_or_else(|| panic!("{line}")).parse().unwrap()
     }
 
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
     /// Waits for the end. The tables have to show the truth; what was printed is for the test to look at.
     pub async fn end(mut self) -> String {
         let ended = tokio::task::spawn_blocking(move || {

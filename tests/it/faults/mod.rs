@@ -1,7 +1,9 @@
 //! Faults, each while a sender delivers at least once: no event is lost, none is applied twice, and every row is right.
 
+mod conflicts;
 mod connection;
 mod load;
+mod processes;
 mod stall;
 
 use subledger::db::connect::Target;
