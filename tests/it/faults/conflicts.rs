@@ -83,8 +83,7 @@ async fn a_real_deadlock_is_tried_again() {
     let closing = async {
         wait_for_a_lock(&app).await;
         transaction.batch_execute("SET LOCAL deadlock_timeout = '1min'").await.unwrap();
-        let insert =
-            "INSERT INTO stripe_events (id, type, outcome, livemode, payload) VALUES ('evt_2', 'x', 'ignored', true, 'null')";
+        let insert = "INSERT INTO stripe_events (id, type, outcome, livemode, payload) VALUES ('evt_2', 'x', 'ignored', true, 'null')";
         transaction.batch_execute(insert).await.unwrap();
         transaction.rollback().await.unwrap();
     };

@@ -69,7 +69,12 @@ async fn a_server_that_is_killed_twenty_times_loses_nothing_and_applies_nothing_
     }
     let out = load.end().await;
     assert!(out.contains("connection lost"), "none was killed at work:\n{out}");
-    assert!(!out.contains(" 500 "), "{out}");
+    assert!(!out.contains(" 500 "), "{out}\n{}", failures(&sql).await);
+}
+
+async fn failures(sql: &Client) -> String {
+    let errors = "SELECT count(*) || ' ' || error FROM event_failures GROUP BY error";
+    sql.query(errors, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0) + "\n").collect()
 }
 
 /// What `pg_ctl stop -m immediate` does: no transaction is ended in order, nothing written out.
@@ -122,12 +127,14 @@ async fn a_database_that_crashes_five_times_is_503_meanwhile_and_back_without_a_
         crash(&mut postgres);
         check_away(&server, number).await;
         drop(postgres);
+        // What `pg_ctl start` does; the log is replayed first.
         postgres = PrivatePostgres::start(&home).unwrap();
         assert_eq!(postgres.url(), url);
         back(&server).await;
     }
     let out = load.end().await;
-    assert!(out.contains("503 unavailable") && !out.contains(" 500 "), "{out}");
-    let left = connect(&url).await.query_one("SELECT count(*) FROM stripe_events WHERE id ~ 'away'", &[]).await;
+    let sql = connect(&url).await;
+    assert!(out.contains("503 unavailable") && !out.contains(" 500 "), "{out}\n{}", failures(&sql).await);
+    let left = sql.query_one("SELECT count(*) FROM stripe_events WHERE id ~ 'away'", &[]).await;
     assert_eq!(left.unwrap().get::<_, i64>(0), 0, "of what was refused nothing is left");
 }
