@@ -89,8 +89,14 @@ fn crash(postgres: &mut PrivatePostgres) {
     }
 }
 
+fn http() -> reqwest::Client {
+    // Fails where it is installed already.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    reqwest::Client::new()
+}
+
 async fn health(server: &Server) -> u16 {
-    reqwest::get(server.url("/health")).await.unwrap().status().as_u16()
+    http().get(server.url("/health")).send().await.unwrap().status().as_u16()
 }
 
 /// While the database is away, Stripe is told to come again.
@@ -98,7 +104,7 @@ async fn check_away(server: &Server, number: i64) {
     let event = created(&format!("evt_away_{number}"), 100, subscription("sub_away", "cus_away", "active", 1));
     let body = event.to_string();
     let signature = signature(body.as_bytes());
-    let request = reqwest::Client::new().post(server.url("/api/v1/webhooks/stripe"));
+    let request = http().post(server.url("/api/v1/webhooks/stripe"));
     let answer = request.header("Stripe-Signature", signature).body(body).send().await.unwrap();
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key(RETRY_AFTER));
