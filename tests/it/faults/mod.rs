@@ -4,6 +4,7 @@ mod conflicts;
 mod connection;
 mod load;
 mod processes;
+mod refused;
 mod stall;
 
 use subledger::db::connect::Target;
