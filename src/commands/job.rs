@@ -50,7 +50,8 @@ async fn run_with(config: &Config, options: &Options, work: impl AsyncFnOnce(Ser
 
 async fn ready_then(service: Service, work: impl AsyncFnOnce(Service) -> Outcome) -> Outcome {
     match service.database_state().await {
-        DatabaseState::Ok => work(service).await,
+        // What a dry run reads can be read; what has to be written fails by itself.
+        DatabaseState::Ok | DatabaseState::Unwritable => work(service).await,
         DatabaseState::MigrationPending => bail!("a migration is pending; run `subledger migrate` first"),
         DatabaseState::Away => bail!("cannot reach the database"),
     }

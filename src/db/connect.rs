@@ -82,7 +82,7 @@ impl Target {
     /// Opens a connection and puts its session in order.
     ///
     /// # Errors
-    /// Where no host can be reached, or refuses.
+    /// Where no host can be reached, or refuses, or does not say enough in time.
     pub async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let mut conn = self.connect_unbounded().await?;
         tokio::time::timeout(SETUP_LIMIT, set_up(&mut conn))

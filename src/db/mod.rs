@@ -19,6 +19,7 @@ pub mod search;
 pub mod subscriptions;
 mod tls;
 pub mod upkeep;
+pub mod writes;
 
 /// One connection to PostgreSQL.
 pub type Conn = diesel_async::AsyncPgConnection;

@@ -38,13 +38,14 @@ pub struct Liveness {
     summary = "Whether events can be applied",
     responses(
         (status = OK, description = "All is well", body = HealthView),
-        (status = SERVICE_UNAVAILABLE, description = "The database is away, or a migration is pending", body = HealthView),
+        (status = SERVICE_UNAVAILABLE, description = "The database is away or takes no writes, or a migration is pending", body = HealthView),
     ),
 )]
 pub async fn ready(state: Data<State>) -> impl Responder {
     let (mut response, status, database, migrations) = match state.service.database_state().await {
         DatabaseState::Ok => (HttpResponse::Ok(), "ok", "ok", "current"),
         DatabaseState::MigrationPending => (HttpResponse::ServiceUnavailable(), "unavailable", "ok", "pending"),
+        DatabaseState::Unwritable => (HttpResponse::ServiceUnavailable(), "unavailable", "unavailable", "current"),
         DatabaseState::Away => (HttpResponse::ServiceUnavailable(), "unavailable", "unavailable", "unknown"),
     };
     response.json(HealthView { status, database, migrations, version: env!("CARGO_PKG_VERSION") })

@@ -111,6 +111,9 @@ impl Service {
             };
             // In the task: it has committed, whether or not anybody waits for it still.
             service.parts.metrics.event(&event.event_type, recorded.as_str());
+            if matches!(recorded, Recorded::First(_)) {
+                service.room.note(false);
+            }
             service.tell(&notes);
             Ok(recorded)
         });
@@ -124,6 +127,9 @@ impl Service {
     /// Records a failed attempt, in a transaction of its own, and says how it failed.
     pub(super) async fn failed(&self, event: &Event, error: AttemptError) -> ServiceError {
         self.parts.metrics.failure(error.reason());
+        if error.is_for_want_of_room() {
+            self.room.note(true);
+        }
         let is_out_of_reach = matches!(error, AttemptError::Pool(_));
         let error = ServiceError::from(error);
         if is_out_of_reach {

@@ -13,6 +13,7 @@ mod replay;
 mod search;
 mod transaction;
 mod upkeep;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub use search::{Found, Story};
 pub use upkeep::{Prunable, Replayable};
 
 use transaction::AttemptError;
+use writes::Room;
 
 use crate::db::pool::Pool;
 use crate::metrics::{Metrics, PoolFigures};
@@ -58,6 +60,7 @@ pub struct Parts {
 #[derive(Clone, Debug)]
 pub struct Service {
     parts: Arc<Parts>,
+    room: Arc<Room>,
 }
 
 /// How long one attempt at a transaction may take, waiting for a connection included. Longer than the time limits of
@@ -71,7 +74,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), room: Arc::default() }
     }
 
     /// Where what happens is counted.

@@ -47,6 +47,8 @@ pub enum DatabaseState {
     Ok,
     /// It answers, but a migration is pending.
     MigrationPending,
+    /// It answers, but takes no writes: it is read-only, or its disk is full.
+    Unwritable,
     /// It does not answer.
     Away,
 }
@@ -154,11 +156,14 @@ impl Service {
         let service = self.clone();
         let asked = self.read(HEALTH_LIMIT, async move {
             let mut conn = service.connection().await?;
-            Ok(migrations::is_pending(&mut conn).await?)
+            if migrations::is_pending(&mut conn).await? {
+                return Ok(DatabaseState::MigrationPending);
+            }
+            let takes_writes = service.takes_writes(&mut conn).await?;
+            Ok(if takes_writes { DatabaseState::Ok } else { DatabaseState::Unwritable })
         });
         match asked.await {
-            Ok(false) => DatabaseState::Ok,
-            Ok(true) => DatabaseState::MigrationPending,
+            Ok(state) => state,
             Err(error) => {
                 log::warn!("health: the database does not answer: {}", error.chain());
                 DatabaseState::Away

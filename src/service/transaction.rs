@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
 use crate::db::pool::{PoolGetError, Pooled};
+use crate::db::writes;
 use crate::handlers::{Answers, Context, HandlerError, Question, Shortcuts};
 use crate::metrics::FailureReason;
 use crate::stripe::api::ApiError;
@@ -61,6 +62,8 @@ pub(super) enum AttemptError {
     TimedOut,
     #[error("the connection to the database was lost")]
     Lost(#[source] HandlerError),
+    #[error("the database is read-only")]
+    ReadOnly(#[source] HandlerError),
     #[error("cannot ask Stripe for {subscription_id}")]
     Stripe {
         subscription_id: String,
@@ -84,20 +87,23 @@ impl AttemptError {
     pub(super) fn is_unavailability(&self) -> bool {
         match self {
             Self::Handler(HandlerError::Database(DieselError::DatabaseError(
-                DatabaseErrorKind::ReadOnlyTransaction
-                | DatabaseErrorKind::ClosedConnection
-                | DatabaseErrorKind::UnableToSendCommand,
+                DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
                 _,
             ))) => true,
-            Self::Handler(error) => is_conflict(error),
+            Self::Handler(error) => is_conflict(error) || is_canceled(error) || is_full(error),
             _ => true,
         }
+    }
+
+    /// Whether the database has no room left.
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        matches!(self, Self::Handler(error) if is_full(error))
     }
 
     /// Where an admin has to look.
     pub(super) fn reason(&self) -> FailureReason {
         match self {
-            Self::Pool(_) | Self::Lost(_) => FailureReason::Database,
+            Self::Pool(_) | Self::Lost(_) | Self::ReadOnly(_) => FailureReason::Database,
             Self::TimedOut => FailureReason::Timeout,
             Self::Stripe { .. } | Self::TooManyQuestions | Self::Handler(HandlerError::NeedsStripe(_)) => {
                 FailureReason::Stripe
@@ -113,6 +119,13 @@ impl AttemptError {
 fn is_canceled(error: &HandlerError) -> bool {
     matches!(error, HandlerError::Database(DieselError::DatabaseError(DatabaseErrorKind::Unknown, information))
         if information.message().starts_with("canceling statement due to"))
+}
+
+/// Whether the disk is full. 53100 has no kind of its own in diesel; a table that cannot grow brings this hint.
+fn is_full(error: &HandlerError) -> bool {
+    matches!(error, HandlerError::Database(DieselError::DatabaseError(DatabaseErrorKind::Unknown, information))
+        if information.hint() == Some("Check free disk space.")
+            || information.message().ends_with("No space left on device"))
 }
 
 /// Whether another transaction was in the way: run again, this one may succeed.
@@ -138,6 +151,14 @@ async fn judge(error: HandlerError, conn: &mut Conn) -> AttemptError {
     let is_of_the_database = matches!(error, HandlerError::Database(_));
     if is_of_the_database && (conn.is_broken() || conn.batch_execute("SELECT 1").await.is_err()) {
         return AttemptError::Lost(error);
+    }
+    let is_read_only = |error: &HandlerError| {
+        matches!(error, HandlerError::Database(DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _)))
+    };
+    if is_read_only(&error) {
+        // Not for the pool: the session would be read-only for as long as it lives. That it is gone is the aim.
+        writes::end_session(conn).await.ok();
+        return AttemptError::ReadOnly(error);
     }
     AttemptError::Handler(error)
 }
@@ -167,8 +188,9 @@ impl Service {
                     conflicts += 1;
                     tokio::time::sleep(jitter(conflicts)).await;
                 }
-                // The pool hands out connections unchecked; one that died while idle is no reason to fail.
-                AttemptError::Lost(_) if !was_lost => was_lost = true,
+                // The pool hands out connections unchecked; one that died while idle is no reason to fail, nor is one
+                // that was opened while the database was read-only.
+                AttemptError::Lost(_) | AttemptError::ReadOnly(_) if !was_lost => was_lost = true,
                 error => return Err(error),
             }
         }

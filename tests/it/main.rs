@@ -17,6 +17,7 @@ mod converge;
 mod corpus;
 mod entitlement;
 mod events;
+mod faults;
 mod health;
 mod import;
 mod load;

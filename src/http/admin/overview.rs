@@ -73,12 +73,15 @@ struct Verdict {
 pub async fn show(viewer: Viewer, request: HttpRequest, state: Data<State>) -> Result<HttpResponse, PageError> {
     let health = state.service.database_state().await;
     let overview = match health {
-        DatabaseState::Ok => Some(state.service.overview(Utc::now()).await.map_err(ApiError::of_request)?),
+        DatabaseState::Ok | DatabaseState::Unwritable => {
+            Some(state.service.overview(Utc::now()).await.map_err(ApiError::of_request)?)
+        }
         DatabaseState::MigrationPending | DatabaseState::Away => None,
     };
     let (database, migrations) = match health {
         DatabaseState::Ok => ("ok", "current"),
         DatabaseState::MigrationPending => ("ok", "pending"),
+        DatabaseState::Unwritable => ("takes no writes", "current"),
         DatabaseState::Away => ("away", "unknown"),
     };
     let status = if overview.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -139,6 +142,11 @@ fn verdict(health: DatabaseState, overview: Option<&Overview>) -> Verdict {
         (DatabaseState::MigrationPending, _) => bad(
             "A migration is pending",
             "This program is newer than its tables. Run `subledger migrate`; events wait at Stripe until then.",
+        ),
+        (DatabaseState::Unwritable, _) => bad(
+            "The database takes no writes",
+            "It is read-only, or its disk is full. Deliveries get an error, so nothing is lost: Stripe delivers again \
+             for up to three days. See to PostgreSQL; nothing has to be restarted here.",
         ),
         _ => bad(
             "The database does not answer",

@@ -10,6 +10,7 @@ use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use subledger::app::Application;
 use subledger::config::Config;
+use subledger::db::connect::Target;
 use subledger::secret::Secret;
 use subledger::stripe::api;
 use subledger::verify::sign;
@@ -97,8 +98,14 @@ impl TestApp {
     }
 
     pub async fn start_on(database: Database, settings: Settings, stripe: Option<&StripeApi>) -> Self {
+        let target = database.target();
+        Self::start_at(database, target, settings, stripe).await
+    }
+
+    /// A server that reaches the database in a way of its own.
+    pub async fn start_at(database: Database, target: Target, settings: Settings, stripe: Option<&StripeApi>) -> Self {
         let config = config(&settings, stripe);
-        let app = Application::build(config, database.target()).await.unwrap();
+        let app = Application::build(config, target).await.unwrap();
         let address = app.address();
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(app.run_until_stopped(async {

@@ -37,7 +37,12 @@ pub struct Server {
 impl Server {
     /// Starts `command` and waits until it says where it listens.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command.env("BIND_ADDR", "127.0.0.1:0").stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_at(command, "127.0.0.1:0")
+    }
+
+    /// The same, at an address of the test's choice.
+    pub fn start_at(command: &mut Command, address: &str) -> Self {
+        let mut child = command.env("BIND_ADDR", address).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, log) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));

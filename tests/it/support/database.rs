@@ -99,6 +99,10 @@ async fn prepare(url: String) {
     for row in admin.query(left, &[&TEMPLATE]).await.unwrap() {
         admin.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", row.get::<_, String>(0))).await.unwrap();
     }
+    // Set in every run: the server's folder is kept.
+    let isolation = isolation();
+    let set = format!("ALTER ROLE ALL SET default_transaction_isolation = '{isolation}'");
+    admin.batch_execute(&set).await.unwrap();
     admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
     migrations::run(&Target::parse(&with_name(&url, TEMPLATE)).unwrap()).await.unwrap();
 }
@@ -108,6 +112,13 @@ pub fn programs() -> PathBuf {
     let query = "SELECT setting FROM pg_config() WHERE name = 'BINDIR'";
     server();
     aside(async move { admin().await.query_one(query, &[]).await.unwrap().get::<_, String>(0) }).into()
+}
+
+/// The isolation of every transaction, the service's and the tests': PostgreSQL's own default, or what
+/// `SUBLEDGER_TEST_ISOLATION` says, such as `serializable`. The promises hold at each level.
+#[expect(clippy::disallowed_methods, reason = "how the tests are run is no configuration of the service")]
+fn isolation() -> String {
+    std::env::var("SUBLEDGER_TEST_ISOLATION").unwrap_or_else(|_| "read committed".to_owned())
 }
 
 /// Runs `task` on a runtime of its own, so that it does not matter from where it is called.

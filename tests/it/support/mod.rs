@@ -10,10 +10,11 @@ pub mod document;
 pub mod events;
 pub mod job;
 pub mod pgbouncer;
-pub mod relay;
-pub mod simulation;
+pub mod proxy;
 pub mod raw;
+pub mod relay;
 pub mod schema;
+pub mod simulation;
 pub mod stripe;
 pub mod world;
 

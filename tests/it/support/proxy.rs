@@ -116,7 +116,7 @@ impl Proxy {
         links.iter().for_each(|link| self.shared.cut(link));
     }
 
-    /// From now on each new connection is cut after a random number of bytes both ways, at most `bytes`; with `None`
+    /// From now on each new connection is cut after a random number of bytes both ways, mostly few, at most `bytes`; with `None`
     /// no longer, not even those that are open.
     pub fn cut_within(&self, bytes: Option<u64>) {
         let mut state = self.shared.state();
@@ -205,7 +205,7 @@ impl Shared {
     fn link(self: &Arc<Self>, client: Socket, server: Socket) {
         let link = {
             let mut state = self.state();
-            let bytes_left = state.cut_within.map_or(u64::MAX, |most| rand::rng().random_range(1..=most.max(1)));
+            let bytes_left = state.cut_within.map_or(u64::MAX, drawn);
             let link = Arc::new(Link {
                 client,
                 server,
@@ -301,6 +301,12 @@ impl Shared {
         let _state = self.state();
         self.changed.notify_all();
     }
+}
+
+/// A number of bytes at most, as often a tenth of another as not: some connections end before they are open, and some
+/// last long enough for any transaction.
+fn drawn(most: u64) -> u64 {
+    (most as f64).powf(rand::rng().random_range(0.4..=1.0)) as u64
 }
 
 impl Link {

@@ -1,0 +1,95 @@
+//! Connections to the database that are cut, at any byte, and after the commit too.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio_postgres::NoTls;
+
+use super::behind_proxy;
+use super::load::{Load, Size};
+use crate::support::database::Database;
+use crate::support::events::{created, subscription, updated};
+use crate::support::proxy::Proxy;
+use crate::support::{Settings, TestApp};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_commits_answer_was_lost_is_a_duplicate_when_it_is_tried_again() {
+    let (proxy, app) = behind_proxy(Settings::default()).await;
+    app.account_of("cus_1").await;
+    let event = created("evt_1", 100, subscription("sub_1", "cus_1", "active", 5));
+    proxy.lose_next_commits(1);
+    let answer = app.deliver(&event).await;
+    assert_eq!((answer.status, &answer.body), (200, &json!({"applied": false, "outcome": "duplicate"})));
+    assert_eq!((proxy.commits_lost(), proxy.cuts()), (1, 1));
+    let (row, recorded) = (app.subscription("sub_1").await, app.event_row("evt_1").await);
+    assert_eq!((&row["seat_limit"], &row["last_event_id"]), (&json!(5), &json!("evt_1")));
+    assert_eq!(recorded["outcome"], "applied");
+    assert_eq!(app.deliver(&event).await.outcome(), "duplicate");
+    assert_eq!(app.count("event_failures").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_connection_of_the_pool_may_be_cut_and_the_next_event_is_applied() {
+    let (proxy, app) = behind_proxy(Settings::default()).await;
+    app.account_of("cus_1").await;
+    for seats in 1..=5 {
+        let event = updated(&format!("evt_{seats}"), 100 + seats, subscription("sub_1", "cus_1", "active", seats));
+        assert_eq!(app.deliver(event).await.outcome(), "applied");
+        assert_eq!(app.subscription("sub_1").await["seat_limit"], seats);
+        proxy.cut_all();
+    }
+    assert!(proxy.cuts() >= 5);
+    assert_eq!(app.count("event_failures").await, 0);
+}
+
+/// Neither of the two is left out of the other.
+async fn check_settled(app: &TestApp) {
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                AND backend_type = 'client backend' AND state <> 'idle'";
+    let started = Instant::now();
+    while app.one(idle).await.get::<_, i64>(0) > 0 {
+        assert!(started.elapsed() < Duration::from_secs(5), "a transaction is left open");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_at_random_bytes_lose_nothing_and_apply_nothing_twice() {
+    let (proxy, app) = behind_proxy(Settings { pool_size: 16, ..Settings::default() }).await;
+    let load = Load::start(&app.address.to_string(), &app.database.url(), &Size { customers: 60, parallel: 16 });
+    // The largest transactions, of customers with a heap of parked events, pass half a megabyte.
+    proxy.cut_within(Some(4_000_000));
+    proxy.cut_all();
+    let out = load.end().await;
+    assert!(proxy.cuts() >= 20, "{} cuts\n{out}", proxy.cuts());
+    check_settled(&app).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_whose_answers_are_lost_at_random_lose_nothing_and_apply_nothing_twice() {
+    let (proxy, app) = behind_proxy(Settings { pool_size: 16, ..Settings::default() }).await;
+    let load = Load::start(&app.address.to_string(), &app.database.url(), &Size { customers: 60, parallel: 16 });
+    proxy.lose_one_commit_in(Some(10));
+    let out = load.end().await;
+    assert!(proxy.commits_lost() >= 20, "{} commits lost\n{out}", proxy.commits_lost());
+    check_settled(&app).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_of_the_network_is_paid_once_a_round_trip_whatever_is_on_the_way() {
+    let database = Database::migrated();
+    let proxy = Proxy::start(&database.url()).unwrap();
+    let (client, connection) = tokio_postgres::connect(proxy.url(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let before = proxy.round_trips();
+    proxy.delay(Duration::from_millis(100), Duration::from_millis(50));
+    let started = Instant::now();
+    client.batch_execute("SELECT 1").await.unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(150), "{:?}", started.elapsed());
+    assert_eq!(proxy.round_trips() - before, 1);
+    let started = Instant::now();
+    join_all((0..20).map(|_| client.batch_execute("SELECT 1"))).await.into_iter().collect::<Result<(), _>>().unwrap();
+    // Twenty one after the other would take 3 s.
+    assert!((150..1_500).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+}

@@ -1,0 +1,80 @@
+//! The at-least-once sender: `subledger simulate`, the real one, beside the fault.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStderr, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET};
+use crate::support::binary::subledger;
+
+/// How many lives are sent, and how many deliveries at a time.
+pub struct Size {
+    pub customers: u32,
+    pub parallel: u32,
+}
+
+/// A running `simulate`. Killed when dropped.
+pub struct Load {
+    child: Child,
+    out: Receiver<String>,
+    err: ChildStderr,
+    /// How many events it will have sent.
+    pub events: i64,
+}
+
+impl Load {
+    /// Starts to send to the server at `address` (host and port); returns when the first events are on their way.
+    pub fn start(address: &str, database_url: &str, size: &Size) -> Self {
+        let mut command = subledger(&std::env::temp_dir());
+        command
+            .args(["simulate", "--give-up-after", "60", "--url"])
+            .arg(format!("http://{address}/api/v1/webhooks/stripe"))
+            .args(["--customers", &size.customers.to_string(), "--parallel", &size.parallel.to_string()])
+            .envs([("DATABASE_URL", database_url), ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET)])
+            .env("ADMIN_TOKEN", ADMIN_TOKEN);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (sender, out) = channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let err = child.stderr.take().unwrap();
+        let mut load = Self { child, out, err, events: 0 };
+        load.events = load.announced();
+        load
+    }
+
+    /// The number of events in the line that is printed before the first one is sent.
+    fn announced(&mut self) -> i64 {
+        let Ok(line) = self.out.recv_timeout(Duration::from_secs(60)) else {
+            self.child.kill().ok();
+            panic!("nothing was sent: {}", self.errors());
+        };
+        let number = line.split(", ").find_map(|part| part.strip_suffix(" events"));
+        number.unwrap_or_else(|| panic!("{line}")).parse().unwrap()
+    }
+
+    /// Waits for the end. The tables have to show the truth; what was printed is for the test to look at.
+    pub async fn end(mut self) -> String {
+        let ended = tokio::task::spawn_blocking(move || {
+            let status = self.child.wait().unwrap();
+            (status.code(), self.out.iter().collect::<Vec<_>>().join("\n"), self.errors())
+        });
+        let (code, out, errors) = ended.await.unwrap();
+        assert_eq!(code, Some(0), "{out}\n{errors}");
+        assert!(out.contains("the tables show the truth"), "{out}");
+        out
+    }
+
+    fn errors(&mut self) -> String {
+        let mut text = String::new();
+        self.err.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
