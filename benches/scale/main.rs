@@ -1,7 +1,7 @@
 //! What one event costs, and how that grows with the rows of `stripe_events`: disk, WAL, rate, reads, pruning.
 //!
 //! `cargo bench --bench scale -- --rows 10000,1000000,10000000` fills a private PostgreSQL to each number of rows in
-//! turn, measures with the real `subledger`, and prints one table in Markdown. Ten million rows take about 25 GB.
+//! turn, measures with the real `subledger`, and prints one table in Markdown. Ten million rows take about 33 GB.
 
 mod deliver;
 mod fill;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
-use super::{Service, ServiceError};
+use super::{READ_LIMIT, Service, ServiceError};
 use crate::db::listing::{Filter, Listed};
 use crate::db::overview::{Arrivals, Failing, HourCount, Waiting};
 use crate::db::{listing, overview};
@@ -45,7 +45,7 @@ impl Service {
     /// [`ServiceError`] where the database does not answer.
     pub async fn overview(&self, now: DateTime<Utc>) -> Result<Overview, ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let this_hour = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
             let chart_start = this_hour - TimeDelta::hours(CHART_HOURS - 1);
             let mut conn = service.connection().await?;

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{AccountView, Service, ServiceError};
+use super::{AccountView, READ_LIMIT, Service, ServiceError};
 use crate::db::listing::{Filter, Listed};
 use crate::db::{listing, search};
 
@@ -60,7 +60,7 @@ impl Service {
     /// [`ServiceError`] where the database does not answer.
     pub async fn search(&self, id: String) -> Result<Option<Found>, ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             let conn = &mut conn;
             if let Ok(uuid) = Uuid::try_parse(&id) {
@@ -93,7 +93,7 @@ impl Service {
     /// [`ServiceError`] where the database does not answer.
     pub async fn account_of_customer(&self, customer: String) -> Result<Option<Uuid>, ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             Ok(search::account_of_customer(&mut conn, &customer).await?)
         })
@@ -106,7 +106,7 @@ impl Service {
     /// [`ServiceError`] where the database does not answer.
     pub async fn story_of_subscription(&self, id: String) -> Result<Story, ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             Ok(Story::of(listing::of_subscription(&mut conn, &id, ASKED).await?))
         })
@@ -119,7 +119,7 @@ impl Service {
     /// [`ServiceError`] where the database does not answer.
     pub async fn story_of_account(&self, view: AccountView) -> Result<(AccountView, Story), ServiceError> {
         let service = self.clone();
-        self.on_runtime(async move {
+        self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             let subscriptions: Vec<_> =
                 view.subscriptions.iter().filter_map(|row| row.stripe_subscription_id.as_deref()).collect();

@@ -1,15 +1,17 @@
-//! What clients can make the server keep in memory, measured on the real binary.
+//! What clients can make the server keep in memory.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use super::{Client, event, head};
 use crate::support::binary::{Server, subledger};
 use crate::support::database::Database;
+use crate::support::{Settings, TestApp};
 
 const MIB: u64 = 1 << 20;
 
@@ -80,6 +82,30 @@ async fn large_bodies_at_once_take_bounded_memory_and_keep_no_ordinary_event_out
         assert!(answer.contains(r#""code":"invalid_signature""#), "{answer}");
     }
     assert!(large_body(address).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_event_keeps_its_share_of_the_memory_until_it_is_answered() {
+    const LIMIT: usize = 64 << 10;
+    let patient = Duration::from_secs(20);
+    let settings = Settings { body_limit: LIMIT, pool_size: 1, pool_timeout: patient, ..Settings::default() };
+    let app = TestApp::start_with(settings, None).await;
+    let locker = app.database.client().await;
+    locker.batch_execute("BEGIN; LOCK TABLE stripe_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    // Half of each is free, and 32 whole ones fit: of these 64.
+    let events = (0..70).map(|n| {
+        let event = json!({"id": format!("evt_{n}"), "type": "some.thing", "padding": ""});
+        let padding = "x".repeat(LIMIT - event.to_string().len());
+        json!({"id": format!("evt_{n}"), "type": "some.thing", "padding": padding}).to_string().into_bytes()
+    });
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        locker.batch_execute("ROLLBACK").await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(join_all(events.map(|event| app.deliver_bytes(event))), release);
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert!((1..=6).contains(&refused.len()), "{} are taken, {} refused", taken.len(), refused.len());
+    assert!(refused.iter().all(|answer| answer.status == 503 && answer.error_code() == "unavailable"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
