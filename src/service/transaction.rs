@@ -90,7 +90,7 @@ impl AttemptError {
                 DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
                 _,
             ))) => true,
-            Self::Handler(error) => is_conflict(error) || is_canceled(error) || is_full(error),
+            Self::Handler(error) => is_conflict(error) || is_full(error),
             _ => true,
         }
     }

@@ -1,4 +1,4 @@
-//! A database that answers and takes no writes: read-only, with a full disk, or with a row that somebody keeps locked.
+//! A database that answers and takes no writes: read-only, or with a full disk.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET, answer, signature};
 use crate::support::binary::{Server, subledger};
-use crate::support::events::{created, subscription, updated};
+use crate::support::events::{subscription, updated};
 use crate::support::{Answer, Event, TestApp};
 
 async fn health(app: &TestApp) -> (u16, String) {
@@ -42,20 +42,6 @@ async fn a_read_only_database_is_503_and_its_end_is_noticed_by_every_connection(
     assert_eq!(app.deliver(event("evt_1", 5)).await.outcome(), "applied");
     assert_eq!(health(&app).await, (200, "ok".to_owned()));
     assert_eq!(app.subscription("sub_1").await["seat_limit"], 5);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_waits_too_long_for_a_lock_is_503_and_applied_when_it_comes_again() {
-    let app = TestApp::start().await;
-    app.account_of("cus_1").await;
-    app.deliver(created("evt_1", 100, subscription("sub_1", "cus_1", "active", 1))).await;
-    let mut other = app.database.client().await;
-    let transaction = other.transaction().await.unwrap();
-    transaction.execute("UPDATE subscriptions SET updated_at = now()", &[]).await.unwrap();
-    let refused = app.deliver(event("evt_2", 2)).await;
-    assert_eq!((refused.status, refused.error_code()), (503, "unavailable"));
-    transaction.rollback().await.unwrap();
-    assert_eq!(app.deliver(event("evt_2", 2)).await.outcome(), "applied");
 }
 
 /// A server with a private PostgreSQL of its own, none of whose files may grow beyond 16 MiB and half a page: so the
