@@ -14,15 +14,20 @@ use super::tls::{self, Verification};
 
 /// Bounds on every session, so that nothing that hangs holds a connection, a lock or a transaction for long. And no
 /// compiling of queries: none of ours runs long enough to earn the tenth of a second that it takes.
+///
+/// What locks promise rests on READ COMMITTED: a statement that has waited for a lock must see what was committed
+/// meanwhile. So it is asked for, whatever the database's own default is.
 const SESSION_SETTINGS: &str = "
+    SET default_transaction_isolation = 'read committed';
     SET statement_timeout = '10s';
     SET lock_timeout = '5s';
     SET jit = off;
     SET idle_in_transaction_session_timeout = '10s'";
 
-/// Lets the server notice within a tenth of a second that we have gone while a statement waits. Not every platform
-/// that PostgreSQL runs on can do that.
-const NOTICE_A_GONE_CLIENT: &str = "SET client_connection_check_interval = '100ms'";
+/// What not every PostgreSQL can: that the server notices within a tenth of a second that we have gone while a statement
+/// waits, and that it compresses payloads the cheap way (a fifth less of its CPU for each event).
+const OPTIONAL_SETTINGS: [&str; 2] =
+    ["SET client_connection_check_interval = '100ms'", "SET default_toast_compression = 'lz4'"];
 
 /// How long putting a session in order may take.
 const SETUP_LIMIT: Duration = Duration::from_secs(5);
@@ -116,8 +121,10 @@ impl Target {
 /// Puts a session in order.
 async fn set_up(conn: &mut AsyncPgConnection) -> QueryResult<()> {
     conn.batch_execute(SESSION_SETTINGS).await?;
-    if let Err(error) = conn.batch_execute(NOTICE_A_GONE_CLIENT).await {
-        log::debug!("client_connection_check_interval cannot be set: {error}");
+    for setting in OPTIONAL_SETTINGS {
+        if let Err(error) = conn.batch_execute(setting).await {
+            log::debug!("the database does not take `{setting}`: {error}");
+        }
     }
     Ok(())
 }

@@ -214,6 +214,39 @@ pub async fn set_newer_state(
     Cached(update).execute(&mut conn).await
 }
 
+/// Marks an event as stale, if its state is older than what the subscription's row shows by all that two versions can
+/// tell, and no parked event waits for the customer or the subscription. What is older once stays so: a row only ever
+/// moves on, so it need not be locked.
+pub async fn mark_stale_if_older(
+    mut conn: &Conn,
+    event_id: &str,
+    stripe_subscription_id: &str,
+    stripe_customer_id: Option<&str>,
+    version: Version,
+) -> QueryResult<usize> {
+    let update = diesel::sql_query(concat!(
+        "UPDATE stripe_events SET outcome = 'stale'
+         WHERE id = $3
+           AND EXISTS (SELECT FROM subscriptions
+                       WHERE stripe_subscription_id = $2
+                         AND CASE WHEN (status = ANY($4)) = $5
+                                  THEN last_event_created > $6
+                                       OR (last_event_created = $6 AND last_event_type <> $7 AND $8)
+                                  ELSE last_event_created IS NOT NULL AND NOT $5 END)
+           AND ",
+        nothing_waits!()
+    ))
+    .bind::<Nullable<Text>, _>(stripe_customer_id)
+    .bind::<Text, _>(stripe_subscription_id)
+    .bind::<Text, _>(event_id)
+    .bind::<Array<Text>, _>(&FINAL_STATUSES[..])
+    .bind::<Bool, _>(version.is_final)
+    .bind::<Timestamptz, _>(version.created)
+    .bind::<Text, _>(Kind::BIRTH)
+    .bind::<Bool, _>(version.is_birth);
+    Cached(update).execute(&mut conn).await
+}
+
 /// Writes what an invoice event said, if the row is there, the event is of a later second than what the row shows,
 /// and no parked event waits for the customer or the subscription. Sent like [`set_newer_state`].
 pub async fn set_newer_invoice(

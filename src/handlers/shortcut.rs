@@ -88,4 +88,15 @@ impl<'a> Shortcut<'a> {
             Change::Nothing => events::nothing_waits_for(conn, customer, subscription).await,
         }
     }
+    /// Whether the guard did not hold because the event is old, which is then recorded: nothing else is to be done.
+    /// Soon, since the row may be locked that others wait for.
+    pub async fn settle_stale(&self, conn: &Conn) -> QueryResult<bool> {
+        let (Change::NewerState { version, .. }, Some(subscription)) =
+            (&self.change, self.event.subscription_id.as_deref())
+        else {
+            return Ok(false);
+        };
+        let (id, customer) = (&self.event.id, self.event.customer_id.as_deref());
+        Ok(subscriptions::mark_stale_if_older(conn, id, subscription, customer, *version).await? == 1)
+    }
 }

@@ -57,10 +57,14 @@ impl<H: Handle> Work for Delivery<'_, H> {
             }
             inserted => inserted?,
         };
-        match taken? {
-            Some(true) => return Ok((Recorded::First(outcome), Vec::new())),
-            Some(false) => ctx.shortcuts = Shortcuts::Missed,
-            None => {}
+        if let Some((shortcut, is_done)) = shortcut.as_ref().zip(taken?) {
+            if is_done {
+                return Ok((Recorded::First(outcome), Vec::new()));
+            }
+            if shortcut.settle_stale(conn).await? {
+                return Ok((Recorded::First(Outcome::Stale), Vec::new()));
+            }
+            ctx.shortcuts = Shortcuts::Missed;
         }
         let handled = self.handler.handle(conn, ctx, self.event).await?;
         // PostgreSQL answers COMMIT of a failed transaction with a rollback and no error. This statement fails in

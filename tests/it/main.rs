@@ -38,6 +38,7 @@ mod replay_command;
 mod replicas;
 mod service;
 mod shapes;
+mod shortcut;
 mod stop;
 mod strangers;
 mod unsafe_code;

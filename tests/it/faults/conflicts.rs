@@ -119,30 +119,7 @@ async fn start_serializable() -> TestApp {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_serialization_failure_is_tried_again() {
-    let app = start_serializable().await;
-    app.account_of("cus_1").await;
-    app.deliver(created("evt_1", 100, subscription("sub_1", "cus_1", "active", 1))).await;
-    let mut other = app.database.client().await;
-    let transaction = other.transaction().await.unwrap();
-    transaction.execute("UPDATE subscriptions SET updated_at = now()", &[]).await.unwrap();
-    let conflicts = "pg_stat_database WHERE datname = current_database() AND xact_rollback > 0";
-    assert_eq!(app.count(conflicts).await, 0);
-    // The row that the delivery waits for is another one when it gets it: 40001, at every level but the lowest.
-    let delivery = app.deliver(event("evt_2", 2));
-    let closing = async {
-        wait_for_a_lock(&app).await;
-        transaction.commit().await.unwrap();
-    };
-    let (answer, ()) = tokio::join!(delivery, closing);
-    assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{answer:?}");
-    assert_eq!(app.subscription("sub_1").await["seat_limit"], 2);
-    check_deadlocks(&app, 0).await;
-    assert_eq!(app.count(conflicts).await, 1, "there was no conflict");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn under_serializable_a_load_in_parallel_loses_nothing_and_applies_nothing_twice() {
+async fn on_a_database_that_is_serializable_by_default_a_load_in_parallel_loses_nothing() {
     let app = start_serializable().await;
     let load = Load::start(&app.address.to_string(), &app.database.url(), &Size { customers: 40, parallel: 16 });
     let out = load.end().await;

@@ -1,0 +1,178 @@
+//! The shortcut that most events take: one guarded statement that is sent along with the idempotency row. What it
+//! decides, and what it leaves to the long way.
+
+use chrono::DateTime;
+use diesel_async::{AsyncConnection, SimpleAsyncConnection};
+use serde_json::json;
+use subledger::db::connect::Target;
+use subledger::db::subscriptions::{self, AsOf, Newer, State};
+use subledger::ordering::{self, Order, Version};
+
+use crate::support::database::Database;
+use crate::support::events::{created, deleted, invoice, paid, subscription, updated};
+use crate::support::proxy::Proxy;
+use crate::support::{Event, Settings, TestApp};
+
+const BIRTH: &str = "customer.subscription.created";
+const UPDATE: &str = "customer.subscription.updated";
+
+fn state(status: &str) -> State {
+    State {
+        plan: None,
+        status: status.to_owned(),
+        stripe_customer_id: None,
+        stripe_price_id: None,
+        seat_limit: None,
+        current_period_start: None,
+        current_period_end: None,
+        cancel_at_period_end: false,
+        cancel_at: None,
+        canceled_at: None,
+        ended_at: None,
+        trial_end: None,
+        paused_collection: false,
+    }
+}
+
+fn version(second: i64, status: &str, event_type: &str) -> Version {
+    let created = DateTime::from_timestamp(second, 0).unwrap();
+    Version { created, is_final: status != "active", is_birth: event_type == BIRTH }
+}
+
+/// Everything that tells one version from another: before, at and after one second; final or not; birth or not.
+fn versions() -> impl Iterator<Item = (i64, &'static str, &'static str)> {
+    let of_type = |event_type| {
+        ["active", "canceled", "incomplete_expired"]
+            .into_iter()
+            .flat_map(move |status| [9, 10, 11].into_iter().map(move |second| (second, status, event_type)))
+    };
+    [BIRTH, UPDATE].into_iter().flat_map(of_type)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guards_in_sql_say_what_the_comparison_says() {
+    let database = Database::migrated();
+    let mut conn = database.target().connect().await.unwrap();
+    conn.batch_execute("INSERT INTO accounts DEFAULT VALUES").await.unwrap();
+    conn.begin_test_transaction().await.unwrap();
+    for (stored_second, stored_status, stored_type) in versions() {
+        for (second, status, event_type) in versions() {
+            let row = format!(
+                "DELETE FROM subscriptions; DELETE FROM stripe_events;
+                 INSERT INTO stripe_events (id, type, outcome, livemode, payload) VALUES ('evt_1', '', 'applied', true, '1');
+                 INSERT INTO subscriptions (account_id, status, stripe_subscription_id, last_event_created, last_event_type)
+                 SELECT id, '{stored_status}', 'sub_1', to_timestamp({stored_second}), '{stored_type}' FROM accounts"
+            );
+            conn.batch_execute(&row).await.unwrap();
+            let (stored, version) =
+                (version(stored_second, stored_status, stored_type), version(second, status, event_type));
+            let as_of = AsOf {
+                last_event_id: Some("evt_1".to_owned()),
+                last_event_type: Some(event_type.to_owned()),
+                last_event_created: Some(version.created),
+            };
+            let older = subscriptions::mark_stale_if_older(&conn, "evt_1", "sub_1", None, version).await.unwrap();
+            let newer = Newer { named_plan: None, state: &state(status), as_of: &as_of, version };
+            let written = subscriptions::set_newer_state(&conn, "sub_1", None, newer).await.unwrap();
+            let order = ordering::compare(stored, version);
+            let expected = (usize::from(order == Order::Newer), usize::from(order == Order::Older));
+            assert_eq!((written, older), expected, "{stored:?} {version:?}");
+        }
+    }
+}
+
+/// How many round trips to the database a delivery takes, once everything is prepared.
+async fn round_trips(proxy: &Proxy, app: &TestApp, event: &Event) -> u64 {
+    let before = proxy.round_trips();
+    let answer = app.deliver(event).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    proxy.round_trips() - before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_most_events_come_to_takes_three_round_trips() {
+    let database = Database::migrated();
+    let proxy = Proxy::start(&database.url()).unwrap();
+    let target = Target::parse(proxy.url()).unwrap();
+    let settings = Settings { pool_size: 1, ..Settings::default() };
+    let app = TestApp::start_at(database, target, settings, None).await;
+    app.account_of("cus_1").await;
+    app.deliver(created("evt_0", 100, subscription("sub_1", "cus_1", "active", 1))).await;
+    let of_round = |round: i64| {
+        let second = 200 + 10 * round;
+        let ignored = Event::new(&format!("evt_i{round}"), "customer.updated", second, json!({"id": "cus_1"}));
+        [
+            updated(&format!("evt_u{round}"), second, subscription("sub_1", "cus_1", "active", round)),
+            paid(&format!("evt_p{round}"), second, invoice(&format!("in_{round}"), "cus_1", "sub_1")),
+            ignored,
+        ]
+    };
+    for event in of_round(1) {
+        app.deliver(&event).await;
+    }
+    for event in of_round(2) {
+        assert_eq!(round_trips(&proxy, &app, &event).await, 3, "{event}");
+        assert_eq!(round_trips(&proxy, &app, &event).await, 3, "a duplicate: {event}");
+    }
+    let row = app.subscription("sub_1").await;
+    assert_eq!((&row["seat_limit"], &row["latest_invoice_id"]), (&json!(2), &json!("in_2")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_takes_the_shortcut_is_recorded_with_its_account_and_its_plan() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    app.local_trial(account).await;
+    app.deliver(created("evt_1", 100, subscription("sub_1", "cus_1", "active", 1))).await;
+    let mut unnamed = subscription("sub_1", "cus_1", "active", 7);
+    unnamed["items"]["data"][0]["price"]["lookup_key"] = json!(null);
+    for (event, outcome) in [
+        (updated("evt_2", 200, unnamed), "applied"),
+        (updated("evt_3", 150, subscription("sub_1", "cus_1", "past_due", 3)), "stale"),
+        (paid("evt_4", 210, invoice("in_1", "cus_1", "sub_1")), "applied"),
+        (paid("evt_5", 205, invoice("in_0", "cus_1", "sub_1")), "stale"),
+        (Event::new("evt_6", "customer.updated", 220, json!({"id": "cus_1"})), "ignored"),
+        (deleted("evt_7", 120, subscription("sub_1", "cus_1", "canceled", 7)), "applied"),
+    ] {
+        assert_eq!(app.deliver(&event).await.outcome(), outcome, "{event}");
+        let recorded = app.event_row(event.id()).await;
+        assert_eq!((&recorded["outcome"], &recorded["account_id"]), (&json!(outcome), &json!(account)), "{event}");
+    }
+    let row = app.subscription("sub_1").await;
+    assert_eq!((&row["status"], &row["last_event_id"]), (&json!("canceled"), &json!("evt_7")));
+    assert_eq!(row["latest_invoice_id"], "in_1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_price_that_names_no_plan_keeps_the_accounts_local_one() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    app.local_trial(account).await;
+    let unnamed = |seats| {
+        let mut object = subscription("sub_1", "cus_1", "active", seats);
+        object["items"]["data"][0]["price"]["lookup_key"] = json!(null);
+        object
+    };
+    app.deliver(created("evt_1", 100, unnamed(1))).await;
+    assert_eq!(app.subscription("sub_1").await["plan"], "trial");
+    assert_eq!(app.deliver(updated("evt_2", 200, unnamed(2))).await.outcome(), "applied");
+    let row = app.subscription("sub_1").await;
+    assert_eq!((&row["plan"], &row["seat_limit"]), (&json!("trial"), &json!(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_events_go_before_the_shortcut() {
+    let app = TestApp::start().await;
+    let account = app.account().await;
+    let mut of_account = subscription("sub_1", "cus_1", "active", 1);
+    of_account["metadata"]["account_id"] = json!(account);
+    assert_eq!(app.deliver(created("evt_1", 100, of_account)).await.outcome(), "applied");
+    let other = created("evt_2", 110, subscription("sub_2", "cus_1", "active", 5));
+    assert_eq!(app.deliver(other).await.outcome(), "parked");
+    app.execute("UPDATE accounts SET stripe_customer_id = 'cus_1'").await;
+    let next = updated("evt_3", 200, subscription("sub_1", "cus_1", "active", 2));
+    assert_eq!(app.deliver(next).await.outcome(), "applied");
+    assert_eq!(app.subscription("sub_1").await["seat_limit"], 2);
+    assert_eq!(app.subscription("sub_2").await["seat_limit"], 5, "it was woken");
+    assert_eq!(app.event_row("evt_2").await["outcome"], "applied");
+}
