@@ -140,7 +140,7 @@ impl Event {
     pub fn parse(verified: &Verified) -> Result<Self, InvalidPayload> {
         let text = std::str::from_utf8(verified.bytes()).map_err(|error| InvalidPayload::NotJson(error.to_string()))?;
         let payload = jsonb::fit(text);
-        if jsonb::depth(&payload) > MAX_DEPTH {
+        if jsonb::is_deeper_than(MAX_DEPTH, &payload) {
             return Err(InvalidPayload::NotJson(format!("nested more than {MAX_DEPTH} levels deep")));
         }
         let envelope = envelope(&payload)?;
@@ -149,7 +149,7 @@ impl Event {
         let id = required("id").ok_or(InvalidPayload::NotAnEvent("id"))?;
         let event_type = required("type").ok_or(InvalidPayload::NotAnEvent("type"))?;
         let object = envelope.at(&["data", "object"]);
-        let members = object.map(Json::members).filter(|members| json::id(members.get("id")).is_some());
+        let members = object.map(Json::members).filter(|members| json::own_id(members).is_some());
         // A thin event (v2) carries no object, and its types are not those of the classic ones.
         let is_thin = envelope.get("object").and_then(Json::string).as_deref() == Some("v2.core.event");
         let kind = if members.is_none() || is_thin { Kind::Other } else { Kind::of(&event_type) };
@@ -203,12 +203,12 @@ fn range_in(text: &str, part: Json<'_>) -> Range<usize> {
 fn customer_id<'a>(event_type: &str, object: &Members<'a>) -> Option<Cow<'a, str>> {
     let is_a_customer = object.get("object").and_then(Json::string).as_deref() == Some("customer")
         || matches!(event_type, "customer.created" | "customer.updated" | "customer.deleted");
-    json::id(object.get(if is_a_customer { "id" } else { "customer" }))
+    if is_a_customer { json::own_id(object) } else { json::id(object.get("customer")) }
 }
 
 fn subscription_id<'a>(kind: Kind, object: &Members<'a>) -> Option<Cow<'a, str>> {
     if kind.shows_a_subscription() || object.get("object").and_then(Json::string).as_deref() == Some("subscription") {
-        return json::id(object.get("id"));
+        return json::own_id(object);
     }
     // Since 2025-03-31 an invoice names it in its parent.
     json::id(object.get("subscription"))

@@ -28,7 +28,7 @@ impl<'a> Json<'a> {
 
     /// `text`, which is one JSON value; what is none has no members, no text, and no number.
     pub fn of(text: &'a str) -> Self {
-        Self(text)
+        Self(text.trim_ascii())
     }
 
     /// As it stands.
@@ -43,12 +43,15 @@ impl<'a> Json<'a> {
 
     /// The members of an object; none where it is no object.
     pub fn members(self) -> Members<'a> {
+        if !self.is_object() {
+            return Members::default();
+        }
         Members::read(self.0).unwrap_or_default()
     }
 
     /// The elements of an array.
     pub fn elements(self) -> Option<Vec<Self>> {
-        let elements: Vec<&RawValue> = serde_json::from_str(self.0).ok()?;
+        let elements: Vec<&'a RawValue> = serde_json::from_str(self.0).ok()?;
         Some(elements.into_iter().map(|element| Self(element.get())).collect())
     }
 
@@ -135,8 +138,12 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 /// An id that stands as a string, or within the expanded object.
 pub fn id(value: Option<Json<'_>>) -> Option<Cow<'_, str>> {
     let value = value?;
-    let id = if value.is_object() { value.members().get("id")? } else { value };
-    id.string().filter(|id| is_id(id))
+    if value.is_object() { own_id(&value.members()) } else { value.string().filter(|id| is_id(id)) }
+}
+
+/// The id of the object that has these members.
+pub fn own_id<'a>(object: &Members<'a>) -> Option<Cow<'a, str>> {
+    object.get("id")?.string().filter(|id| is_id(id))
 }
 
 /// Whether Stripe could have given this as an id.

@@ -43,8 +43,13 @@ fn copy(fit: &mut String, text: &str, bytes: usize) -> usize {
     end
 }
 
-/// How deep the arrays and objects of `text` are nested, if it is JSON.
-pub fn depth(text: &str) -> usize {
+/// Whether the arrays and objects of `text`, if it is JSON, are nested more than `limit` levels deep.
+pub fn is_deeper_than(limit: usize, text: &str) -> bool {
+    // Counting is much cheaper than looking at each byte in its turn, and enough for nearly every event.
+    text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > limit && depth(text) > limit
+}
+
+fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

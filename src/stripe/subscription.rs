@@ -94,21 +94,21 @@ impl Subscription {
         let object = object.members();
         let items = items(&object);
         // The item that names the plan: the first whose price is mapped, else the first.
-        let is_mapped = |item: &&Item<'_>| item.price_id().and_then(|id| plans.plan(&id)).is_some();
+        let is_mapped = |item: &&Item<'_>| item.price_id.as_deref().and_then(|id| plans.plan(id)).is_some();
         let item = items.iter().find(is_mapped).or(items.first());
-        let price_id = item.and_then(Item::price_id);
-        let named_plan = price_id.as_deref().and_then(|id| plans.plan(id)).map(str::to_owned);
+        let price_id = item.and_then(|item| item.price_id.as_deref());
+        let lookup_key = || item.and_then(|item| item.lookup_key.as_deref());
         // The whole pair from one place: a start from here with an end from there would be a period of nobody's.
         let periods = [Some(Period::of(&object)), item.map(|item| item.period)].into_iter().flatten();
         let period = periods.chain(items.iter().map(|item| item.period)).find(Period::is_known).unwrap_or_default();
         let time = |name| json::time(object.get(name));
         Ok(Self {
-            id: json::id(object.get("id")).ok_or(SubscriptionError::NoId)?.into_owned(),
+            id: json::own_id(&object).ok_or(SubscriptionError::NoId)?.into_owned(),
             status: json::text(object.get("status")).ok_or(SubscriptionError::NoStatus)?.into_owned(),
             customer_id: json::id(object.get("customer")).map(Cow::into_owned),
-            price_id: price_id.map(Cow::into_owned),
-            named_plan: named_plan.or_else(|| item.and_then(Item::lookup_key)),
-            seat_limit: item.and_then(Item::seats),
+            price_id: price_id.map(str::to_owned),
+            named_plan: price_id.and_then(|id| plans.plan(id)).or_else(lookup_key).map(str::to_owned),
+            seat_limit: item.and_then(|item| item.seats),
             current_period_start: period.start,
             current_period_end: period.end,
             cancel_at_period_end: object.get("cancel_at_period_end").is_some_and(Json::is_true),
@@ -142,9 +142,11 @@ fn items<'a>(subscription: &Members<'a>) -> Vec<Item<'a>> {
 
 /// What an item says, as far as it matters.
 struct Item<'a> {
-    /// An object or, not expanded, an id. Before 2020 this was its plan.
-    price: Option<Json<'a>>,
-    quantity: Option<i32>,
+    /// Its price's. Before 2020 this was its plan.
+    price_id: Option<Cow<'a, str>>,
+    lookup_key: Option<Cow<'a, str>>,
+    /// A metered item has none.
+    seats: Option<i32>,
     period: Period,
 }
 
@@ -152,22 +154,16 @@ impl<'a> Item<'a> {
     fn of(item: &Members<'a>) -> Self {
         let set = |name| item.get(name).filter(|value| !value.is_null());
         let price = set("price").or_else(|| set("plan"));
-        Self { price, quantity: json::integer(item.get("quantity")), period: Period::of(item) }
-    }
-
-    fn price_id(&self) -> Option<Cow<'a, str>> {
-        json::id(self.price)
-    }
-
-    fn lookup_key(&self) -> Option<String> {
-        json::text(self.price?.members().get("lookup_key")).map(Cow::into_owned)
-    }
-
-    /// A metered item has none.
-    fn seats(&self) -> Option<i32> {
-        let price = self.price.map(Json::members).unwrap_or_default();
-        let usage_type = price.at(&["recurring", "usage_type"]).or_else(|| price.get("usage_type"));
-        if usage_type.and_then(Json::string).as_deref() == Some("metered") { None } else { self.quantity }
+        // An object or, not expanded, an id.
+        let expanded = price.map(Json::members).unwrap_or_default();
+        let usage_type = expanded.at(&["recurring", "usage_type"]).or_else(|| expanded.get("usage_type"));
+        let is_metered = usage_type.and_then(Json::string).as_deref() == Some("metered");
+        Self {
+            price_id: json::own_id(&expanded).or_else(|| json::id(price)),
+            lookup_key: json::text(expanded.get("lookup_key")),
+            seats: json::integer(item.get("quantity")).filter(|_| !is_metered),
+            period: Period::of(item),
+        }
     }
 }
 
