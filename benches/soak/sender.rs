@@ -16,6 +16,8 @@ pub struct Sent {
     /// Told 200 for the first time.
     pub acknowledged: AtomicU64,
     duplicates: AtomicU64,
+    /// Told 503, as on a machine that has too much to do: nothing is recorded, and a later repeat may be.
+    turned_away: AtomicU64,
     refused: AtomicU64,
     reads: AtomicU64,
     /// Sent whole, and not waited for: recorded or not.
@@ -39,9 +41,10 @@ impl fmt::Display for Sent {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         write!(
             f,
-            "{} first deliveries, {} duplicates, {} bad signatures, {} reads, {} not waited for, {} broken off",
+            "{} first deliveries, {} duplicates, {} turned away, {} bad signatures, {} reads, {} not waited for, {} broken off",
             of(&self.acknowledged),
             of(&self.duplicates),
+            of(&self.turned_away),
             of(&self.refused),
             of(&self.reads),
             of(&self.unknown),
@@ -91,6 +94,10 @@ impl<'a> Sender<'a> {
     fn first_delivery(&mut self) -> Result<()> {
         let n = self.take();
         let answer = self.client.ask(&self.events.request(n, self.server.secret()))?;
+        if answer.status == 503 {
+            count(&self.sent.turned_away);
+            return Ok(());
+        }
         ensure!(answer.status == 200 && answer.body.contains("\"applied\":true"), "{}: {}", answer.status, answer.body);
         count(&self.sent.acknowledged);
         Ok(())
@@ -100,6 +107,10 @@ impl<'a> Sender<'a> {
     fn duplicate(&mut self) -> Result<()> {
         let request = self.events.request(self.next, self.server.secret());
         let answer = self.client.ask(&request)?;
+        if answer.status == 503 {
+            count(&self.sent.turned_away);
+            return Ok(());
+        }
         ensure!(answer.status == 200, "{}: {}", answer.status, answer.body);
         let is_first = answer.body.contains("\"applied\":true");
         count(if is_first { &self.sent.acknowledged } else { &self.sent.duplicates });
