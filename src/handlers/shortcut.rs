@@ -33,7 +33,7 @@ enum Change {
     /// The row is there and shows an older state.
     NewerState { named_plan: Option<String>, state: Box<State>, as_of: AsOf, version: Version },
     /// The row is there and shows an older invoice.
-    NewerInvoice { subscription_id: String, latest: LatestInvoice },
+    NewerInvoice(LatestInvoice),
     /// No handler wants the event.
     Nothing,
 }
@@ -54,10 +54,7 @@ impl<'a> Shortcut<'a> {
                     named_plan: shown.named_plan,
                 }
             }
-            Some(Concern::Invoice(invoice)) => Change::NewerInvoice {
-                subscription_id: event.subscription_id.clone()?,
-                latest: invoice::latest(invoice, event.created?),
-            },
+            Some(Concern::Invoice(invoice)) => Change::NewerInvoice(invoice::latest(invoice, event.created?)),
             Some(Concern::Checkout(_)) => return None,
         };
         Some(Self { event, change })
@@ -66,7 +63,7 @@ impl<'a> Shortcut<'a> {
     /// What becomes of the event if the guard holds.
     pub fn outcome(&self) -> Outcome {
         match self.change {
-            Change::NewerState { .. } | Change::NewerInvoice { .. } => Outcome::Applied,
+            Change::NewerState { .. } | Change::NewerInvoice(_) => Outcome::Applied,
             Change::Nothing => Outcome::Ignored,
         }
     }
@@ -75,19 +72,20 @@ impl<'a> Shortcut<'a> {
     /// what the event is about, since those go first.
     pub async fn take(&self, conn: &Conn) -> QueryResult<bool> {
         let (customer, subscription) = (self.event.customer_id.as_deref(), self.event.subscription_id.as_deref());
-        match &self.change {
-            Change::NewerState { named_plan, state, as_of, version } => {
-                let Some(subscription) = subscription else { return Ok(false) };
+        match (&self.change, subscription) {
+            (Change::NewerState { named_plan, state, as_of, version }, Some(subscription)) => {
                 let newer = subscriptions::Newer { named_plan: named_plan.as_deref(), state, as_of, version: *version };
                 Ok(subscriptions::set_newer_state(conn, subscription, customer, newer).await? == 1)
             }
-            Change::NewerInvoice { subscription_id, latest } => {
-                Ok(subscriptions::set_newer_invoice(conn, subscription_id, customer, latest).await? == 1)
+            (Change::NewerInvoice(latest), Some(subscription)) => {
+                Ok(subscriptions::set_newer_invoice(conn, subscription, customer, latest).await? == 1)
             }
-            Change::Nothing if customer.is_none() && subscription.is_none() => Ok(true),
-            Change::Nothing => events::nothing_waits_for(conn, customer, subscription).await,
+            (Change::NewerState { .. } | Change::NewerInvoice(_), None) => Ok(false),
+            (Change::Nothing, None) if customer.is_none() => Ok(true),
+            (Change::Nothing, _) => events::nothing_waits_for(conn, customer, subscription).await,
         }
     }
+
     /// Whether the guard did not hold because the event is old, which is then recorded: nothing else is to be done.
     /// Soon, since the row may be locked that others wait for.
     pub async fn settle_stale(&self, conn: &Conn) -> QueryResult<bool> {

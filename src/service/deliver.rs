@@ -44,8 +44,7 @@ pub(super) struct Delivery<'a, H> {
 impl<H: Handle> Work for Delivery<'_, H> {
     type Output = (Recorded, Vec<Note>);
 
-    async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
-        let mut ctx = ctx;
+    async fn run(&self, conn: &mut Conn, mut ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
         let shortcut = (ctx.shortcuts == Shortcuts::Allowed).then(|| self.handler.shortcut(ctx, self.event)).flatten();
         // Without a shortcut the outcome is not known yet; the last statement sets it.
         let outcome = shortcut.as_ref().map_or(Outcome::Ignored, Shortcut::outcome);
