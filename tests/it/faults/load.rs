@@ -1,12 +1,11 @@
 //! The at-least-once sender: `subledger simulate`, the real one, beside the fault.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET};
-use crate::support::binary::subledger;
+use crate::support::simulation;
 
 /// How many lives are sent, and how many deliveries at a time.
 pub struct Size {
@@ -26,14 +25,7 @@ pub struct Load {
 impl Load {
     /// Starts to send to the server at `address` (host and port); returns when the first events are on their way.
     pub fn start(address: &str, database_url: &str, size: &Size) -> Self {
-        let mut command = subledger(&std::env::temp_dir());
-        command
-            .args(["simulate", "--give-up-after", "60", "--url"])
-            .arg(format!("http://{address}/api/v1/webhooks/stripe"))
-            .args(["--customers", &size.customers.to_string(), "--parallel", &size.parallel.to_string()])
-            .envs([("DATABASE_URL", database_url), ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET)])
-            .env("ADMIN_TOKEN", ADMIN_TOKEN);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = simulation::spawn(address, database_url, size.customers, size.parallel, &[]);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (sender, out) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));

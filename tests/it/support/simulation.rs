@@ -1,6 +1,6 @@
 //! `subledger simulate`, and the server that it is aimed at, as the real binary.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::app::{ADMIN_TOKEN, WEBHOOK_SECRET};
 use super::binary::{Server, subledger};
@@ -19,12 +19,18 @@ pub fn serve(database_url: &str) -> Server {
     Server::start(&mut configured(database_url))
 }
 
-/// Sends lives to `address`, and compares with `database_url` at the end.
-pub async fn simulate(address: &str, database_url: &str, customers: u32) -> Ran {
+/// Begins to send lives to `address` (host and port), each delivery for up to a minute, and to compare with
+/// `database_url` at the end.
+pub fn spawn(address: &str, database_url: &str, customers: u32, parallel: u32, further: &[&str]) -> Child {
     let mut command = configured(database_url);
-    command.args(["simulate", "--seed", "1", "--parallel", "8", "--customers", &customers.to_string()]);
+    command.args(["simulate", "--customers", &customers.to_string(), "--parallel", &parallel.to_string()]);
     command.args(["--give-up-after", "60", "--url", &format!("http://{address}/api/v1/webhooks/stripe")]);
-    job::wait(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).await
+    command.args(further).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The same, to its end.
+pub async fn simulate(address: &str, database_url: &str, customers: u32) -> Ran {
+    job::wait(spawn(address, database_url, customers, 8, &["--seed", "1"])).await
 }
 
 /// The ids of the events that the server has answered with 200, by its log.
