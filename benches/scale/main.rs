@@ -76,7 +76,7 @@ fn measure(options: &Options, rows: u64, scratch: &Path, dir: &Path) -> Result<C
     eprintln!("{rows} rows filled in {seconds} s");
     fill::sizes(&mut database, rows, &mut column)?;
 
-    let server = Server::start(scratch, &database.url())?;
+    let server = Server::start(scratch, &database.url(), "off")?;
     let mut deliveries = Deliveries::new(events, options.connections, &server);
     deliveries.warm_up(&mut database, options.events.div_ceil(10))?;
     database.execute_each("VACUUM ANALYZE; CHECKPOINT")?;

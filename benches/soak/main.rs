@@ -59,7 +59,7 @@ fn main() -> Result<()> {
     // On a disk, as a database is; the usual folder for temporary files may be in memory.
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let mut database = Database::start(&scratch.path().join("postgres"))?;
-    let server = Server::start(scratch.path(), &database.url())?;
+    let server = Server::start(scratch.path(), &database.url(), "off")?;
     database.fill_subscriptions(SUBSCRIPTIONS)?;
     let before = server.uses()?;
     let sent = Sent::default();

@@ -33,7 +33,7 @@ pub struct Uses {
 
 impl Server {
     /// Starts it with its defaults, and waits until it listens. It logs to a file in `dir`.
-    pub fn start(dir: &Path, database_url: &str) -> Result<Self> {
+    pub fn start(dir: &Path, database_url: &str, log_filter: &str) -> Result<Self> {
         let log = dir.join("subledger.log");
         let child = Command::new(env!("CARGO_BIN_EXE_subledger"))
             // Nothing of what the caller's environment configures.
@@ -42,7 +42,7 @@ impl Server {
             .env("STRIPE_WEBHOOK_SECRET", SECRET)
             .env("ADMIN_TOKEN", ADMIN_TOKEN)
             .env("BIND_ADDR", "127.0.0.1:0")
-            .env("RUST_LOG", "off,subledger::commands::serve=info")
+            .env("RUST_LOG", format!("{log_filter},subledger::commands::serve=info"))
             .stderr(File::create(&log)?)
             .spawn()
             .context("cannot start subledger")?;
@@ -67,6 +67,11 @@ impl Server {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn secret(&self) -> &Secret {

@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use crate::Options;
 use crate::database::Database;
 use crate::events::Events;
-use crate::load::Load;
+use crate::load::{self, Load};
 use crate::pgbench::{Pgbench, Script, Until};
-use crate::server::Server;
+use crate::support::server::Server;
 
 /// How many subscriptions there are, each of an account of its own.
 pub const SUBSCRIPTIONS: u64 = 10_000;
@@ -55,7 +55,7 @@ impl Bench {
             return Ok(QUICK_EVENTS.max(connections));
         }
         let requests = self.events.requests(WARM_UP_EVENTS, server.secret());
-        let load = server.deliver(connections, &requests, &["applied"])?.without_errors()?;
+        let load = load::deliver(server, connections, &requests, &["applied"])?.without_errors()?;
         self.database.clear()?;
         Ok(((load.per_second * f64::from(self.options.seconds)) as usize).max(connections))
     }
@@ -68,7 +68,7 @@ impl Bench {
         count: usize,
     ) -> Result<(Load, Vec<Vec<u8>>)> {
         let requests = self.events.requests(count, server.secret());
-        let load = server.deliver(connections, &requests, &["applied"])?.without_errors()?;
+        let load = load::deliver(server, connections, &requests, &["applied"])?.without_errors()?;
         check_first_deliveries(&mut self.database, count)?;
         Ok((load, requests))
     }

@@ -7,7 +7,7 @@ use tokio_postgres::NoTls;
 
 use crate::bench::Bench;
 use crate::proxy::Proxy;
-use crate::server::Server;
+use crate::support::server::Server;
 
 /// Each way; a round trip takes twice as long.
 const ONE_WAY: Duration = Duration::from_micros(500);

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::bench::Bench;
+use crate::process::Totals;
 
 const CONNECTIONS: usize = 64;
 
@@ -31,7 +32,7 @@ pub fn measure(bench: &mut Bench, count: usize) -> Result<Option<Vec<Look>>> {
             bench.first_deliveries(&server, CONNECTIONS, batch).with_context(|| format!("after {delivered} events"))?;
             delivered += batch;
         }
-        if let Some(totals) = server.totals() {
+        if let Some(totals) = Totals::of(server.id()) {
             println!("{delivered:>10} events, {:.1} MiB", totals.resident_kib as f64 / 1024.0);
             looks.push(Look { events: delivered, resident_kib: totals.resident_kib });
         }

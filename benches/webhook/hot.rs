@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::bench::Bench;
-use crate::load::Load;
+use crate::load::{self, Load};
 use crate::pgbench::Script;
 
 /// How many connections want the row at once.
@@ -30,7 +30,7 @@ pub fn measure(bench: &mut Bench) -> Result<Hot> {
     for _ in 0..bench.options.rounds() {
         let requests = bench.events.requests_of_one(count, server.secret());
         // With several on the way the order of arrival is not ours to say.
-        let load = server.deliver(CONNECTIONS, &requests, &["applied", "stale"])?;
+        let load = load::deliver(&server, CONNECTIONS, &requests, &["applied", "stale"])?;
         let recorded = bench.database.events(&["applied", "stale"])?;
         ensure!(recorded == u64::try_from(count - load.errors.len())?, "not just what was acknowledged is recorded");
         let newest = bench.events.newest_id();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::process::{Totals, Usage};
+use crate::support::server::Server;
 
 /// The most that one answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,15 +55,23 @@ struct Seen {
     errors: Vec<String>,
 }
 
+/// [`run`] against `server`, with what the server used for it.
+pub fn deliver(server: &Server, connections: usize, requests: &[Vec<u8>], outcomes: &[&str]) -> Result<Load> {
+    let before = Totals::of(server.id());
+    let mut load = run(server.address(), connections, requests, outcomes)?;
+    load.usage = Totals::of(server.id()).zip(before).map(|(now, before)| now.since(before, requests.len()));
+    Ok(load)
+}
+
 /// Sends every request once. Each should be answered with 200 and one of these outcomes.
-pub fn run(server: SocketAddr, connections: usize, requests: &[Vec<u8>], outcomes: &[&str]) -> Result<Load> {
+fn run(server: SocketAddr, connections: usize, requests: &[Vec<u8>], outcomes: &[&str]) -> Result<Load> {
     let outcomes: Vec<_> = outcomes.iter().map(|outcome| format!("\"outcome\":\"{outcome}\"")).collect();
     let next = AtomicUsize::new(0);
     let start = Barrier::new(connections + 1);
     let work = || {
         let connection = Connection::open(server);
         start.wait();
-        deliver(connection?, &next, requests, &outcomes)
+        send_in_turn(connection?, &next, requests, &outcomes)
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..connections).map(|_| scope.spawn(work)).collect();
@@ -87,7 +96,12 @@ pub fn run(server: SocketAddr, connections: usize, requests: &[Vec<u8>], outcome
     })
 }
 
-fn deliver(mut connection: Connection, next: &AtomicUsize, requests: &[Vec<u8>], outcomes: &[String]) -> Result<Seen> {
+fn send_in_turn(
+    mut connection: Connection,
+    next: &AtomicUsize,
+    requests: &[Vec<u8>],
+    outcomes: &[String],
+) -> Result<Seen> {
     let mut seen = Seen { outcomes: vec![0; outcomes.len()], ..Seen::default() };
     while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
         let sent = Instant::now();

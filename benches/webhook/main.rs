@@ -24,7 +24,8 @@ mod process;
 #[path = "../../tests/it/support/proxy.rs"]
 mod proxy;
 mod rows;
-mod server;
+#[path = "../support/mod.rs"]
+mod support;
 mod table;
 mod targets;
 mod throughput;

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use crate::bench::{Bench, QUICK_EVENTS, SUBSCRIPTIONS, check_first_deliveries};
 use crate::database::Database;
 use crate::events::Events;
-use crate::load::Load;
-use crate::server::Server;
+use crate::load::{self, Load};
+use crate::support::server::Server;
 
 const CONNECTIONS: usize = 16;
 
@@ -118,7 +118,7 @@ fn deliver(events: &mut Events, database: &mut Database, server: &Server, count:
     database.execute_each("VACUUM subscriptions; CHECKPOINT")?;
     database.mark_now()?;
     let requests = events.requests(count, server.secret());
-    let load = server.deliver(CONNECTIONS, &requests, &["applied"])?.without_errors()?;
+    let load = load::deliver(server, CONNECTIONS, &requests, &["applied"])?.without_errors()?;
     check_first_deliveries(database, count)?;
     Ok(load)
 }

@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::bench::Bench;
-use crate::load::Load;
+use crate::load::{self, Load};
 use crate::pgbench::Script;
-use crate::server::Server;
+use crate::support::server::Server;
 
 /// All that was measured with one number of connections, a [`Load`] a round.
 pub struct Throughput {
@@ -37,7 +37,8 @@ pub fn measure(bench: &mut Bench, connections: usize) -> Result<Throughput> {
 }
 
 fn redeliveries(bench: &mut Bench, server: &Server, connections: usize, requests: &[Vec<u8>]) -> Result<Load> {
-    let load = server.deliver(connections, requests, &["duplicate"])?.without_errors().context("a redelivery")?;
+    let load =
+        load::deliver(server, connections, requests, &["duplicate"])?.without_errors().context("a redelivery")?;
     ensure!(bench.database.events(&["applied"])? == u64::try_from(requests.len())?, "a redelivery was recorded");
     Ok(load)
 }
