@@ -38,12 +38,12 @@ impl<'a> Deliveries<'a> {
 
     pub fn measure(&mut self, database: &mut Database, count: usize, when: &str, column: &mut Column) -> Result<()> {
         let before = database.text("SELECT pg_current_wal_insert_lsn()::text")?;
-        let images_before = database.count("SELECT wal_fpi FROM pg_stat_wal")?;
+        let images_before = database.count("SELECT wal_fpi FROM pg_stat_wal", &[])?;
         let (per_second, latencies) = self.deliver(count)?;
-        let written = database.count(&format!("SELECT (pg_current_wal_insert_lsn() - '{before}')::bigint"))?;
+        let written = database.count(&format!("SELECT (pg_current_wal_insert_lsn() - '{before}')::bigint"), &[])?;
         thread::sleep(STATISTICS_DELAY);
-        let images = database.count("SELECT wal_fpi FROM pg_stat_wal")? - images_before;
-        let each = |total: i64| total as f64 / count as f64;
+        let images = database.count("SELECT wal_fpi FROM pg_stat_wal", &[])? - images_before;
+        let each = |total: u64| total as f64 / count as f64;
         column.add(format!("{when}: events/s"), format!("{per_second:.0}"));
         column.latency(&format!("{when}: delivery"), latencies)?;
         column.add(format!("{when}: WAL bytes an event"), format!("{:.0}", each(written)));
@@ -87,8 +87,8 @@ impl<'a> Deliveries<'a> {
 }
 
 /// What of the log since then is full pages; `None` where the extension that tells is not there.
-fn image_bytes(database: &mut Database, since: &str) -> Option<i64> {
+fn image_bytes(database: &mut Database, since: &str) -> Option<u64> {
     let query =
         format!("SELECT sum(fpi_size)::bigint FROM pg_get_wal_stats('{since}', pg_current_wal_flush_lsn(), false)");
-    database.count(&query).ok()
+    database.count(&query, &[]).ok()
 }

@@ -67,7 +67,6 @@ fn main() -> Result<()> {
 fn measure(options: &Options, rows: u64, scratch: &Path, dir: &Path) -> Result<Column> {
     let mut column = Column::default();
     let mut database = Database::start(dir)?;
-    database.migrate()?;
     database.fill_subscriptions(SUBSCRIPTIONS)?;
     let events = Events::new(SUBSCRIPTIONS)?;
     let started = Instant::now();

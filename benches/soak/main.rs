@@ -69,7 +69,7 @@ fn main() -> Result<()> {
     let after = server.uses()?;
     println!("{}", line("closed", 0.0, after, connections(&mut database)?));
     println!("\n{sent}");
-    sent.compare_with(database.count("SELECT count(*) FROM stripe_events")?)?;
+    sent.compare_with(database.count("SELECT count(*) FROM stripe_events", &[])?)?;
     if options.bench {
         judge(&options, &samples, before, after)?;
     }
@@ -112,14 +112,14 @@ fn soak(options: &Options, database: &mut Database, server: &Server, sent: &Sent
     })
 }
 
-fn line(seconds: &str, per_second: f64, uses: Uses, connections: i64) -> String {
+fn line(seconds: &str, per_second: f64, uses: Uses, connections: u64) -> String {
     let resident = uses.resident_kib as f64 / 1024.0;
     format!("{seconds:>8}{per_second:>11.0}{resident:>10.1}{:>8}{:>9}{connections:>14}", uses.files, uses.threads)
 }
 
 /// How many connections the server has to the database.
-fn connections(database: &mut Database) -> Result<i64> {
-    database.count("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'subledger'")
+fn connections(database: &mut Database) -> Result<u64> {
+    database.count("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'subledger'", &[])
 }
 
 fn judge(options: &Options, samples: &[Uses], before: Uses, after: Uses) -> Result<()> {

@@ -27,8 +27,8 @@ pub struct Sent {
 
 impl Sent {
     /// Holds what is recorded against what was acknowledged.
-    pub fn compare_with(&self, recorded: i64) -> Result<()> {
-        let (recorded, acknowledged) = (u64::try_from(recorded)?, self.acknowledged.load(Ordering::Relaxed));
+    pub fn compare_with(&self, recorded: u64) -> Result<()> {
+        let acknowledged = self.acknowledged.load(Ordering::Relaxed);
         let most = acknowledged + self.unknown.load(Ordering::Relaxed);
         ensure!(recorded >= acknowledged, "{acknowledged} were acknowledged, and only {recorded} are recorded");
         ensure!(recorded <= most, "only {most} were sent, and {recorded} are recorded");

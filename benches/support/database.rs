@@ -1,4 +1,4 @@
-//! A private PostgreSQL with a connection of the measurement's own.
+//! The private PostgreSQL, a process of its own, with a connection of the measurement's own.
 
 use std::path::{Path, PathBuf};
 
@@ -7,16 +7,18 @@ use subledger::db::connect::Target;
 use subledger::db::migrations;
 use subledger::postgres::PrivatePostgres;
 use tokio::runtime::Runtime;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};
 
 const SUBSCRIPTIONS: &str = "
-    INSERT INTO accounts (name, stripe_customer_id)
-        SELECT 'Account ' || n, 'cus_' || lpad(n::text, 14, '0') FROM generate_series(1, $COUNT) n;
+    INSERT INTO accounts (id, name, stripe_customer_id)
+        SELECT md5(n::text)::uuid, 'Account ' || n, 'cus_' || lpad(n::text, 14, '0') FROM generate_series(1, $COUNT) n;
     INSERT INTO subscriptions (account_id, plan, status, stripe_subscription_id, stripe_customer_id, stripe_price_id,
             seat_limit, current_period_start, current_period_end, last_event_id, last_event_type, last_event_created)
         SELECT id, 'team', 'active', 'sub_' || lpad(substr(stripe_customer_id, 5), 24, '0'), stripe_customer_id,
             'price_Bench', 8, '2026-11-01Z', '2026-12-01Z', 'evt_Bench', 'customer.subscription.created', '2026-11-01Z'
-        FROM accounts";
+        FROM accounts;
+    VACUUM ANALYZE";
 
 pub struct Database {
     dir: PathBuf,
@@ -26,10 +28,11 @@ pub struct Database {
 }
 
 impl Database {
-    /// The one beneath `dir`; a new one where there is none yet.
+    /// A new one beneath `dir`, migrated and empty, or the one that is there.
     pub fn start(dir: &Path) -> Result<Self> {
         let postgres = PrivatePostgres::start(dir)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        runtime.block_on(migrations::run(&Target::parse(&postgres.url())?))?;
         let (client, connection) = runtime.block_on(tokio_postgres::connect(&postgres.url(), NoTls))?;
         runtime.spawn(connection);
         Ok(Self { dir: dir.to_owned(), postgres, client, runtime })
@@ -51,14 +54,9 @@ impl Database {
         self.postgres.url()
     }
 
-    pub fn migrate(&self) -> Result<()> {
-        self.runtime.block_on(migrations::run(&Target::parse(&self.url())?)).map(|_| ())
-    }
-
     /// Makes subscriptions, each of an account and a customer of its own.
     pub fn fill_subscriptions(&mut self, count: u64) -> Result<()> {
-        self.execute(&SUBSCRIPTIONS.replace("$COUNT", &count.to_string()))?;
-        self.execute_each("VACUUM ANALYZE")
+        self.execute_each(&SUBSCRIPTIONS.replace("$COUNT", &count.to_string()))
     }
 
     /// Statements in one go, and so in one transaction unless they say otherwise.
@@ -71,12 +69,15 @@ impl Database {
         statements.split(';').try_for_each(|statement| self.execute(statement))
     }
 
+    /// The one text that a query answers.
     pub fn text(&mut self, query: &str) -> Result<String> {
         Ok(self.runtime.block_on(self.client.query_one(query, &[])).with_context(|| query.to_owned())?.try_get(0)?)
     }
 
-    pub fn count(&mut self, query: &str) -> Result<i64> {
-        Ok(self.runtime.block_on(self.client.query_one(query, &[])).with_context(|| query.to_owned())?.try_get(0)?)
+    /// The one number that a query answers.
+    pub fn count(&mut self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        let row = self.runtime.block_on(self.client.query_one(query, parameters)).with_context(|| query.to_owned())?;
+        Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)
     }
 
     /// Rows of a name and a number.

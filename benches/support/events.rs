@@ -12,6 +12,10 @@ const TEMPLATE: &str = include_str!("../../tests/fixtures/basil/customer.subscri
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
+/// Steps from one subscription to the next. Prime, so that every one has its turn, in no order that the database could
+/// profit from.
+const STEP: u64 = 7_919;
+
 #[derive(Clone, Debug)]
 pub struct Events {
     template: String,
@@ -32,7 +36,10 @@ impl Events {
 
     /// Event number `n`. Of two of one subscription, the one with the greater number is the newer.
     pub fn payload(&self, n: u64) -> String {
-        let subscription = n % self.subscriptions + 1;
+        self.payload_of(n * STEP % self.subscriptions + 1, n)
+    }
+
+    fn payload_of(&self, subscription: u64, n: u64) -> String {
         self.template
             .replace("\"CREATED\"", &(1_800_000_000 + n).to_string())
             .replace("EVENT", &id(n))
@@ -42,14 +49,23 @@ impl Events {
 
     /// The delivery of event number `n`, signed now.
     pub fn request(&self, n: u64, secret: &Secret) -> Vec<u8> {
-        let body = self.payload(n);
-        let (length, signature) = (body.len(), sign(body.as_bytes(), secret, Utc::now().timestamp()));
-        format!(
-            "POST {WEBHOOK_PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json; charset=utf-8\r\n\
-             Stripe-Signature: {signature}\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .into_bytes()
+        post(&self.payload(n), secret)
     }
+
+    /// The same, and the event is of the first subscription.
+    pub fn request_of_one(&self, n: u64, secret: &Secret) -> Vec<u8> {
+        post(&self.payload_of(1, n), secret)
+    }
+}
+
+fn post(body: &str, secret: &Secret) -> Vec<u8> {
+    let (length, signature) = (body.len(), sign(body.as_bytes(), secret, Utc::now().timestamp()));
+    format!(
+        "POST {WEBHOOK_PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json; charset=utf-8\r\n\
+         User-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\nStripe-Signature: {signature}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 /// An id of Stripe's form. In no order, which is the worst that can happen to an index.

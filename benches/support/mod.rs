@@ -5,4 +5,5 @@
 pub mod client;
 pub mod database;
 pub mod events;
+pub mod fill;
 pub mod server;

@@ -33,7 +33,7 @@ impl Bench {
     /// Starts and fills the database.
     pub fn prepare(options: Options, scratch: PathBuf) -> Result<Self> {
         let mut database = Database::start(&scratch.join("postgres"))?;
-        database.fill(SUBSCRIPTIONS)?;
+        database.fill_subscriptions(SUBSCRIPTIONS)?;
         database.make_plain_tables()?;
         let events = Events::new(SUBSCRIPTIONS)?;
         let pgbench = Pgbench::prepare(&database.program_dir()?, &scratch, database.url(), &events, SUBSCRIPTIONS)?;

@@ -1,29 +1,16 @@
-//! The private PostgreSQL, a process of its own, and what is asked of it.
+//! What this benchmark asks of its private PostgreSQL.
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use subledger::db::connect::Target;
-use subledger::db::migrations;
-use subledger::postgres::PrivatePostgres;
-use tokio::runtime::Runtime;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls};
+use anyhow::{Result, ensure};
+
+use crate::support::database;
 
 /// What must be on, or the figures would be of something that nobody runs.
 const DURABILITY: [&str; 3] = ["fsync", "full_page_writes", "synchronous_commit"];
-
-const FILL: &str = "
-    INSERT INTO accounts (id, name, stripe_customer_id)
-        SELECT md5(n::text)::uuid, 'Account ' || n, 'cus_' || lpad(n::text, 14, '0') FROM generate_series(1, $COUNT) n;
-    INSERT INTO subscriptions (account_id, plan, status, stripe_subscription_id, stripe_customer_id, stripe_price_id,
-            seat_limit, current_period_start, current_period_end, last_event_id, last_event_type, last_event_created)
-        SELECT id, 'team', 'active', 'sub_' || lpad(substr(stripe_customer_id, 5), 24, '0'), stripe_customer_id,
-            'price_Bench', 8, '2026-11-01Z', '2026-12-01Z', 'evt_Bench', 'customer.subscription.created', '2026-11-01Z'
-        FROM accounts;
-    VACUUM ANALYZE";
 
 /// Tables that hold the same and have no index but a primary key.
 const PLAIN_TABLES: &str = "
@@ -33,48 +20,34 @@ const PLAIN_TABLES: &str = "
     INSERT INTO plain_subscriptions SELECT * FROM subscriptions;
     VACUUM ANALYZE plain_subscriptions";
 
-/// PostgreSQL, and a connection to it.
 pub struct Database {
-    dir: PathBuf,
-    postgres: PrivatePostgres,
-    client: Client,
-    runtime: Runtime,
+    pub base: database::Database,
     /// What was received before is not looked at.
     mark: String,
+}
+
+impl Deref for Database {
+    type Target = database::Database;
+
+    fn deref(&self) -> &Self::Target {
+        &self.base
+    }
+}
+
+impl DerefMut for Database {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.base
+    }
 }
 
 impl Database {
     /// A new one beneath `dir`, migrated and empty, or the one that is there.
     pub fn start(dir: &Path) -> Result<Self> {
-        let postgres = PrivatePostgres::start(dir)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        runtime.block_on(migrations::run(&Target::parse(&postgres.url())?))?;
-        let (client, connection) = runtime.block_on(tokio_postgres::connect(&postgres.url(), NoTls))?;
-        runtime.spawn(connection);
-        let mut database = Self { dir: dir.to_owned(), postgres, client, runtime, mark: String::new() };
-        database.mark_now()?;
-        Ok(database)
-    }
-
-    /// The same one, stopped and started again.
-    pub fn restarted(self) -> Result<Self> {
-        let dir = self.dir.clone();
-        self.stop()?;
-        Self::start(&dir)
-    }
-
-    pub fn url(&self) -> String {
-        self.postgres.url()
+        database::Database::start(dir)?.try_into()
     }
 
     pub fn stop(self) -> Result<()> {
-        drop(self.client);
-        self.postgres.stop()
-    }
-
-    /// Makes subscriptions, each of an account and a customer of its own.
-    pub fn fill(&mut self, subscriptions: u64) -> Result<()> {
-        self.execute_each(&FILL.replace("$COUNT", &subscriptions.to_string()))
+        self.base.stop()
     }
 
     /// Makes `plain_stripe_events` and `plain_subscriptions` after the filled tables.
@@ -146,24 +119,14 @@ impl Database {
     pub fn program_dir(&mut self) -> Result<PathBuf> {
         Ok(self.text("SELECT setting FROM pg_config WHERE name = 'BINDIR'")?.into())
     }
+}
 
-    /// Statements that are one transaction, unless they say otherwise.
-    pub fn execute(&mut self, statements: &str) -> Result<()> {
-        self.runtime.block_on(self.client.batch_execute(statements)).with_context(|| statements.to_owned())
-    }
+impl TryFrom<database::Database> for Database {
+    type Error = anyhow::Error;
 
-    /// Statements that are each a transaction, since some of them want to be alone.
-    pub fn execute_each(&mut self, statements: &str) -> Result<()> {
-        statements.split(';').try_for_each(|statement| self.execute(statement))
-    }
-
-    /// The one text that a query answers.
-    pub fn text(&mut self, query: &str) -> Result<String> {
-        Ok(self.runtime.block_on(self.client.query_one(query, &[]))?.try_get(0)?)
-    }
-
-    fn count(&mut self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        let count: i64 = self.runtime.block_on(self.client.query_one(query, parameters))?.try_get(0)?;
-        Ok(u64::try_from(count)?)
+    fn try_from(base: database::Database) -> Result<Self> {
+        let mut database = Self { base, mark: String::new() };
+        database.mark_now()?;
+        Ok(database)
     }
 }
