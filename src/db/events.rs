@@ -4,74 +4,13 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Bool, Text};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
 use super::cached::Cached;
-use super::raw_json::RawJson;
 use super::schema::stripe_events as table;
-use crate::stripe::Event;
-
-/// The constraint whose violation by [`insert`] means that the event is recorded already.
-pub const PRIMARY_KEY: &str = "stripe_events_pkey";
-
-/// Inserts the idempotency row; a unique violation of [`PRIMARY_KEY`] means that it is there already.
-///
-/// Waits for a transaction that is inserting the same id until that one commits or rolls back. An event that failed
-/// before keeps the time at which it first came, and with it its place in lists. The account is the subscription's or
-/// the customer's, where it has one already.
-pub async fn insert(mut conn: &Conn, event: &Event, outcome: &str) -> QueryResult<usize> {
-    let insert = diesel::insert_into(table::table).values((
-        table::id.eq(&event.id),
-        table::type_.eq(&event.event_type),
-        table::outcome.eq(outcome),
-        table::api_version.eq(&event.api_version),
-        table::livemode.eq(event.livemode),
-        table::connect_account.eq(&event.connect_account),
-        table::created.eq(event.created),
-        table::received_at.eq(sql::<Timestamptz>(
-            "COALESCE((SELECT min(failed_at) FROM event_failures WHERE event_id = ",
-        )
-        .bind::<Text, _>(&event.id)
-        .sql("), now())")),
-        table::customer_id.eq(&event.customer_id),
-        table::subscription_id.eq(&event.subscription_id),
-        table::account_id.eq(sql::<Nullable<SqlUuid>>(
-            "COALESCE((SELECT account_id FROM subscriptions WHERE stripe_subscription_id = ",
-        )
-        .bind::<Nullable<Text>, _>(&event.subscription_id)
-        .sql("), (SELECT id FROM accounts WHERE stripe_customer_id = ")
-        .bind::<Nullable<Text>, _>(&event.customer_id)
-        .sql("), (SELECT account_id FROM account_customers WHERE stripe_customer_id = ")
-        .bind::<Nullable<Text>, _>(&event.customer_id)
-        .sql("))")),
-        table::payload.eq(RawJson(&event.payload)),
-    ));
-    Cached(insert).execute(&mut conn).await
-}
-
-/// The condition that no parked event waits for customer `$1` or subscription `$2`.
-macro_rules! nothing_waits {
-    () => {
-        "NOT EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = $1)
-         AND NOT EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = $2)"
-    };
-}
-pub(super) use nothing_waits;
-
-/// Whether no parked event waits for this customer or this subscription.
-pub async fn nothing_waits_for(
-    mut conn: &Conn,
-    customer: Option<&str>,
-    subscription: Option<&str>,
-) -> QueryResult<bool> {
-    let query = diesel::sql_query(concat!("SELECT WHERE ", nothing_waits!()))
-        .bind::<Nullable<Text>, _>(customer)
-        .bind::<Nullable<Text>, _>(subscription);
-    Ok(Cached(query).execute(&mut conn).await? == 1)
-}
 
 /// Sets what became of an event. The number of rows is 1, or the event is not there.
 pub async fn set_outcome(conn: &mut Conn, id: &str, outcome: &str, account_id: Option<Uuid>) -> QueryResult<usize> {

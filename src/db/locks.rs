@@ -21,6 +21,11 @@ pub async fn hold(conn: &mut Conn, names: &[String]) -> QueryResult<()> {
     Cached(lock.bind::<Array<BigInt>, _>(keys)).execute(conn).await.map(|_| ())
 }
 
+/// The number of the lock that is held before an event is recorded, and a row is locked for it.
+pub(super) fn of_event(id: &str) -> i64 {
+    key(&format!("event {id}"))
+}
+
 /// The lock's number. Two names with the same one merely wait for each other.
 fn key(name: &str) -> i64 {
     let digest = Sha256::digest(name.as_bytes());

@@ -13,6 +13,7 @@ pub mod migrations;
 pub mod overview;
 pub mod pool;
 pub mod raw_json;
+pub mod record;
 #[allow(missing_docs, reason = "generated")]
 pub mod schema;
 pub mod search;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 pub use answers::{Answers, Question};
 pub use parked::{Waiting, wake};
 pub use place::link_customer;
-pub use shortcut::{Shortcut, Shortcuts};
+pub use shortcut::Shortcut;
 pub use subscription::columns_of;
 
 use crate::db::{Conn, accounts, locks};
@@ -111,10 +111,6 @@ pub enum HandlerError {
     /// Without its time an event cannot be ordered.
     #[error("the event has no usable `created`")]
     NoCreated,
-    /// A shortcut may have locked a row, and now names would have to be locked. Not a failure: they go before rows, so
-    /// run the transaction again without the shortcut.
-    #[error("the shortcut led astray")]
-    Astray,
     /// A row that this transaction has just seen is gone.
     #[error("{0} is gone")]
     Gone(&'static str),
@@ -127,8 +123,6 @@ pub struct Context<'a> {
     pub plans: &'a PricePlans,
     /// What Stripe has been asked so far.
     pub answers: &'a Answers,
-    /// Whether to take shortcuts, or whether one was taken in vain.
-    pub shortcuts: Shortcuts,
 }
 
 /// What an event is about, for the handlers that want it.
@@ -156,8 +150,8 @@ impl<'a> Concern<'a> {
 
 /// Something that handles events. There is one, [`Handlers`]; a test may have others.
 pub trait Handle: Sync {
-    /// What is tried before [`Handle::handle`], together with the idempotency insert.
-    fn shortcut<'a>(&self, _: Context<'_>, _: &'a Event) -> Option<Shortcut<'a>> {
+    /// What may spare [`Handle::handle`].
+    fn shortcut(&self, _: &PricePlans, _: &Event) -> Option<Shortcut> {
         None
     }
 
@@ -178,8 +172,8 @@ pub trait Handle: Sync {
 pub struct Handlers;
 
 impl Handle for Handlers {
-    fn shortcut<'a>(&self, ctx: Context<'_>, event: &'a Event) -> Option<Shortcut<'a>> {
-        Shortcut::of(event, Concern::of(event).as_ref(), ctx.plans)
+    fn shortcut(&self, plans: &PricePlans, event: &Event) -> Option<Shortcut> {
+        Shortcut::of(event, Concern::of(event).as_ref(), plans)
     }
 
     async fn handle(&self, conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
@@ -188,14 +182,7 @@ impl Handle for Handlers {
 }
 
 async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
-    let concern = Concern::of(event);
-    if ctx.shortcuts == Shortcuts::Missed {
-        let place = look_up(conn, event).await?;
-        if let Some(account_id) = place.by_subscription {
-            return under_the_rows_lock(conn, ctx, event, concern, account_id, place.has_waiting).await;
-        }
-    }
-    let Some(concern) = concern else {
+    let Some(concern) = Concern::of(event) else {
         return ignore(conn, ctx, event).await;
     };
     hold_names(conn, event).await?;
@@ -216,24 +203,6 @@ async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Ha
         wake(conn, ctx, &mut waiting, &mut notes).await?;
     }
     Ok(Handled { outcome, account_id: account_id.filter(|_| outcome != Outcome::Parked), notes })
-}
-
-/// Handles an event after a shortcut that may have locked the subscription's row. That lock is all it takes, unless
-/// parked events come first: they need locks on names, for which others wait before they wait for rows.
-async fn under_the_rows_lock(
-    conn: &mut Conn,
-    ctx: Context<'_>,
-    event: &Event,
-    concern: Option<Concern<'_>>,
-    account_id: Uuid,
-    has_waiting: bool,
-) -> Result<Handled, HandlerError> {
-    let (Some(concern), false) = (concern, has_waiting) else {
-        return Err(HandlerError::Astray);
-    };
-    let mut notes = Vec::new();
-    let outcome = act(conn, ctx, event, &concern, Some(account_id), &mut notes).await?;
-    Ok(Handled { outcome, account_id: Some(account_id), notes })
 }
 
 /// Changes nothing for an event that no handler wants. But the application may have linked its customer by SQL, and

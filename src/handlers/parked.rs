@@ -126,7 +126,7 @@ async fn apply_one(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<(
 /// Whether a failure is none of the event's own: the transaction cannot go on, or has to be run again.
 fn is_of_the_transaction(error: &HandlerError) -> bool {
     match error {
-        HandlerError::NeedsStripe(_) | HandlerError::Astray => true,
+        HandlerError::NeedsStripe(_) => true,
         HandlerError::Database(DieselError::DatabaseError(kind, _)) => matches!(
             kind,
             DatabaseErrorKind::SerializationFailure

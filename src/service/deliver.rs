@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use futures_util::future::join;
 
 use super::transaction::{AttemptError, Work, WorkError};
 use super::{Service, ServiceError};
+use crate::db::record::{self, AtOnce, Newer};
 use crate::db::{Conn, events, failures};
-use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome, Shortcut, Shortcuts};
+use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome, Shortcut};
 use crate::metrics::FailureReason;
-use crate::stripe::Event;
+use crate::stripe::{Event, PricePlans};
 
 /// How long recording a failure may take: Stripe waits for the answer.
 const RECORDING_LIMIT: Duration = Duration::from_secs(3);
@@ -35,7 +35,8 @@ impl Recorded {
     }
 }
 
-/// The work of a delivery: insert the idempotency row, handle the event, record the outcome.
+/// The work of a delivery: insert the idempotency row, handle the event, record the outcome; or, for most events, all
+/// of that in one statement.
 pub(super) struct Delivery<'a, H> {
     pub(super) event: &'a Event,
     pub(super) handler: &'a H,
@@ -44,27 +45,25 @@ pub(super) struct Delivery<'a, H> {
 impl<H: Handle> Work for Delivery<'_, H> {
     type Output = (Recorded, Vec<Note>);
 
-    async fn run(&self, conn: &mut Conn, mut ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
-        let shortcut = (ctx.shortcuts == Shortcuts::Allowed).then(|| self.handler.shortcut(ctx, self.event)).flatten();
-        // Without a shortcut the outcome is not known yet; the last statement sets it.
-        let outcome = shortcut.as_ref().map_or(Outcome::Ignored, Shortcut::outcome);
-        // Both are sent before either is waited for. Where the first fails, so does the second.
-        let (inserted, taken) = join(events::insert(conn, self.event, outcome.as_str()), take(conn, &shortcut)).await;
-        match inserted {
+    async fn at_once(&self, conn: &mut Conn, plans: &PricePlans) -> QueryResult<Option<Self::Output>> {
+        let Some(shortcut) = self.handler.shortcut(plans, self.event) else {
+            return Ok(None);
+        };
+        let recorded = match take(conn, self.event, &shortcut).await {
+            Err(error) if is_duplicate(&error) => Some(Recorded::Duplicate),
+            taken => taken?,
+        };
+        Ok(recorded.map(|recorded| (recorded, Vec::new())))
+    }
+
+    async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
+        // The outcome is not known yet; the last statement sets it.
+        match record::first(conn, self.event, Outcome::Ignored.as_str()).await {
             Err(error) if is_duplicate(&error) => {
                 return Err(WorkError::Done((Recorded::Duplicate, Vec::new())));
             }
             inserted => inserted?,
         };
-        if let Some((shortcut, is_done)) = shortcut.as_ref().zip(taken?) {
-            if is_done {
-                return Ok((Recorded::First(outcome), Vec::new()));
-            }
-            if shortcut.settle_stale(conn).await? {
-                return Ok((Recorded::First(Outcome::Stale), Vec::new()));
-            }
-            ctx.shortcuts = Shortcuts::Missed;
-        }
         let handled = self.handler.handle(conn, ctx, self.event).await?;
         // PostgreSQL answers COMMIT of a failed transaction with a rollback and no error. This statement fails in
         // one, so that a handler that swallowed an error cannot make the event look applied.
@@ -75,18 +74,35 @@ impl<H: Handle> Work for Delivery<'_, H> {
     }
 }
 
-/// Whether the shortcut, if there is one, did all there was to do.
-async fn take(conn: &Conn, shortcut: &Option<Shortcut<'_>>) -> QueryResult<Option<bool>> {
-    match shortcut {
-        Some(shortcut) => shortcut.take(conn).await.map(Some),
-        None => Ok(None),
-    }
+/// Takes a shortcut. `None` where its guard did not hold.
+async fn take(conn: &mut Conn, event: &Event, shortcut: &Shortcut) -> QueryResult<Option<Recorded>> {
+    let (outcome, came) = match shortcut {
+        Shortcut::NewerState { names_plan, state, version } => {
+            let newer = Newer { names_plan: *names_plan, state, version: *version };
+            match record::with_newer_state(conn, event, Outcome::Applied.as_str(), newer).await? {
+                // Perhaps because it had to wait for the row, and found it newer then. It sees that only now.
+                AtOnce::Missed => {
+                    (Outcome::Stale, record::as_stale(conn, event, Outcome::Stale.as_str(), *version).await?)
+                }
+                came => (Outcome::Applied, came),
+            }
+        }
+        Shortcut::NewerInvoice(invoice) => {
+            (Outcome::Applied, record::with_newer_invoice(conn, event, Outcome::Applied.as_str(), invoice).await?)
+        }
+        Shortcut::Nothing => (Outcome::Ignored, record::unchanged(conn, event, Outcome::Ignored.as_str()).await?),
+    };
+    Ok(match came {
+        AtOnce::Recorded => Some(Recorded::First(outcome)),
+        AtOnce::Duplicate => Some(Recorded::Duplicate),
+        AtOnce::Missed => None,
+    })
 }
 
 /// Asked of the idempotency insert's error alone: a handler's own unique violation is a failure.
 fn is_duplicate(error: &DieselError) -> bool {
     matches!(error, DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, information)
-        if information.constraint_name() == Some(events::PRIMARY_KEY))
+        if information.constraint_name() == Some(record::PRIMARY_KEY))
 }
 
 impl Service {

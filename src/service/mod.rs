@@ -13,6 +13,7 @@ mod replay;
 mod search;
 mod transaction;
 mod upkeep;
+mod watched;
 mod writes;
 
 use std::sync::Arc;

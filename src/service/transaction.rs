@@ -3,18 +3,21 @@
 
 use std::time::Duration;
 
+use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use rand::RngExt;
 use thiserror::Error;
 
+use super::watched::Watched;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
 use crate::db::pool::{PoolGetError, Pooled};
 use crate::db::writes;
-use crate::handlers::{Answers, Context, HandlerError, Question, Shortcuts};
+use crate::handlers::{Answers, Context, HandlerError, Question};
 use crate::metrics::FailureReason;
+use crate::stripe::PricePlans;
 use crate::stripe::api::ApiError;
 
 /// How often a transaction that lost against another is run again.
@@ -27,6 +30,11 @@ const MAX_QUESTIONS: usize = 100;
 pub(super) trait Work: Sync {
     /// What it brings.
     type Output: Send;
+
+    /// Tries it as a statement that stands alone, which is a transaction of its own. `None` where that changed nothing.
+    fn at_once(&self, _: &mut Conn, _: &PricePlans) -> impl Future<Output = QueryResult<Option<Self::Output>>> + Send {
+        std::future::ready(Ok(None))
+    }
 
     /// Changes rows. It does not commit.
     fn run(
@@ -169,9 +177,8 @@ impl Service {
         let mut answers = Answers::none_yet(self.parts.stripe.is_some());
         let mut conflicts = 0;
         let mut was_lost = false;
-        let mut shortcuts = Shortcuts::Allowed;
         loop {
-            let error = match tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(work, &answers, shortcuts)).await {
+            let error = match tokio::time::timeout(ATTEMPT_LIMIT, self.attempt(work, &answers)).await {
                 Err(_) => return Err(AttemptError::TimedOut),
                 Ok(Ok(output)) => return Ok(output),
                 Ok(Err(error)) => error,
@@ -183,7 +190,6 @@ impl Service {
                     }
                     self.ask(question, &mut answers).await?;
                 }
-                AttemptError::Handler(HandlerError::Astray) => shortcuts = Shortcuts::Avoided,
                 AttemptError::Handler(error) if is_conflict(&error) && conflicts < MAX_CONFLICTS => {
                     conflicts += 1;
                     tokio::time::sleep(jitter(conflicts)).await;
@@ -196,16 +202,19 @@ impl Service {
         }
     }
 
-    async fn attempt<W: Work>(
-        &self,
-        work: &W,
-        answers: &Answers,
-        shortcuts: Shortcuts,
-    ) -> Result<W::Output, AttemptError> {
-        let ctx = Context { plans: &self.parts.plans, answers, shortcuts };
+    async fn attempt<W: Work>(&self, work: &W, answers: &Answers) -> Result<W::Output, AttemptError> {
+        let ctx = Context { plans: &self.parts.plans, answers };
         // Taken within the future that may be dropped: a connection that outlived its transaction's future would
         // take part in the dead transaction.
         let mut conn = self.connection().await?;
+        let mut watched = Watched::of(&mut conn);
+        let done = work.at_once(watched.conn(), ctx.plans).await;
+        watched.release();
+        match done {
+            Ok(Some(output)) => return Ok(output),
+            Ok(None) => {}
+            Err(error) => return Err(judge(error.into(), &mut conn).await),
+        }
         let result = conn.transaction(async |conn| work.run(conn, ctx).await).await;
         match result {
             Ok(output) | Err(WorkError::Done(output)) => Ok(output),

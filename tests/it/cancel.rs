@@ -37,15 +37,24 @@ async fn send_and_hold(app: &TestApp, event: &Event) -> TcpStream {
 
 /// Waits until a connection of the server waits for a lock.
 async fn wait_until_blocked(app: &TestApp) {
+    wait_until(app, |blocked| blocked > 0).await;
+}
+
+/// Waits until no connection of the server waits for a lock; less long than the session's limit on such waits.
+async fn wait_until_none_is_blocked(app: &TestApp) {
+    wait_until(app, |blocked| blocked == 0).await;
+}
+
+async fn wait_until(app: &TestApp, is_awaited: fn(i64) -> bool) {
     let blocked = "pg_stat_activity WHERE datname = current_database() AND application_name = 'subledger'
                    AND wait_event_type = 'Lock'";
     for _ in 0..300 {
-        if app.count(blocked).await > 0 {
+        if is_awaited(app.count(blocked).await) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("nothing waits for a lock");
+    panic!("{} wait for a lock", app.count(blocked).await);
 }
 
 async fn disconnects_while_waiting(reset: bool) {
@@ -66,6 +75,7 @@ async fn disconnects_while_waiting(reset: bool) {
     let started = Instant::now();
     assert_eq!(app.deliver(updated("evt_3", 100, "sub_2", "cus_2", 1)).await.outcome(), "applied");
     assert!(started.elapsed() < Duration::from_millis(1_500), "the pool was held for {:?}", started.elapsed());
+    wait_until_none_is_blocked(&app).await;
     locker.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(app.subscription("sub_1").await["seat_limit"], 1, "nothing of it was committed");
     assert_eq!(app.deliver(&waiting).await.outcome(), "applied");

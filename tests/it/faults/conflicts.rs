@@ -78,8 +78,9 @@ async fn a_real_deadlock_is_tried_again() {
     let mut other = app.database.client().await;
     let transaction = other.transaction().await.unwrap();
     transaction.execute("UPDATE subscriptions SET updated_at = now()", &[]).await.unwrap();
-    // The delivery holds its event's id and waits for the row; then we, who hold the row, wait for the event's id.
-    let delivery = app.deliver(event("evt_2", 2));
+    // The delivery, which goes the long way, holds its event's id and waits for the row; then we, who hold the row, wait
+    // for the event's id.
+    let delivery = app.deliver(created("evt_2", 200, subscription("sub_1", "cus_1", "active", 2)));
     let closing = async {
         wait_for_a_lock(&app).await;
         transaction.batch_execute("SET LOCAL deadlock_timeout = '1min'").await.unwrap();

@@ -17,15 +17,21 @@ use crate::support::{Settings, TestApp};
 async fn an_event_whose_commits_answer_was_lost_is_a_duplicate_when_it_is_tried_again() {
     let (proxy, app) = behind_proxy(Settings::default()).await;
     app.account_of("cus_1").await;
-    let event = created("evt_1", 100, subscription("sub_1", "cus_1", "active", 5));
-    proxy.lose_next_commits(1);
-    let answer = app.deliver(&event).await;
-    assert_eq!((answer.status, &answer.body), (200, &json!({"applied": false, "outcome": "duplicate"})));
-    assert_eq!((proxy.commits_lost(), proxy.cuts()), (1, 1));
-    let (row, recorded) = (app.subscription("sub_1").await, app.event_row("evt_1").await);
-    assert_eq!((&row["seat_limit"], &row["last_event_id"]), (&json!(5), &json!("evt_1")));
-    assert_eq!(recorded["outcome"], "applied");
-    assert_eq!(app.deliver(&event).await.outcome(), "duplicate");
+    // A transaction of many statements, and one of a single statement.
+    let events = [
+        created("evt_1", 100, subscription("sub_1", "cus_1", "active", 1)),
+        updated("evt_2", 200, subscription("sub_1", "cus_1", "active", 2)),
+    ];
+    for (event, count) in events.iter().zip(1..) {
+        proxy.lose_next_commits(1);
+        let answer = app.deliver(event).await;
+        assert_eq!((answer.status, &answer.body), (200, &json!({"applied": false, "outcome": "duplicate"})));
+        assert_eq!((proxy.commits_lost(), proxy.cuts()), (count, count));
+        let (row, recorded) = (app.subscription("sub_1").await, app.event_row(event.id()).await);
+        assert_eq!((&row["seat_limit"], &row["last_event_id"]), (&json!(count), &json!(event.id())));
+        assert_eq!(recorded["outcome"], "applied");
+        assert_eq!(app.deliver(event).await.outcome(), "duplicate");
+    }
     assert_eq!(app.count("event_failures").await, 0);
 }
 

@@ -9,8 +9,14 @@ pub struct Answers {
     left: usize,
 }
 
-/// The whole message that says that a transaction was committed: CommandComplete, with the tag.
-const COMMITTED: &[u8] = b"C\0\0\0\x0bCOMMIT\0";
+/// The whole messages that say that a transaction was committed. Both are as long.
+const COMMITTED: [&[u8; 12]; 2] = [
+    // CommandComplete, with the tag.
+    b"C\0\0\0\x0bCOMMIT\0",
+    // DataRow, with one column, one byte, which is true: an event was recorded by a statement that stands alone. So
+    // short an answer is sent once the statement has committed.
+    b"D\0\0\0\x0b\0\x01\0\0\0\x01\x01",
+];
 
 impl Answers {
     /// Whether a message that says so ends in these bytes.
@@ -18,7 +24,7 @@ impl Answers {
         let mut is_commit = false;
         let mut rest = bytes;
         while let Some((&byte, behind)) = rest.split_first() {
-            if self.start.len() < COMMITTED.len() || self.left == 0 {
+            if self.start.len() < COMMITTED[0].len() || self.left == 0 {
                 self.start.push(byte);
                 self.left = self.left.saturating_sub(1);
                 rest = behind;
@@ -31,7 +37,7 @@ impl Answers {
                 rest = &rest[skipped..];
             }
             if self.start.len() >= 5 && self.left == 0 {
-                is_commit |= self.start == COMMITTED;
+                is_commit |= COMMITTED.iter().any(|message| self.start == *message);
                 self.start.clear();
             }
         }

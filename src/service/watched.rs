@@ -1,0 +1,37 @@
+//! A connection on which a statement runs outside of a transaction.
+
+use diesel_async::{AsyncConnection, TransactionManager};
+
+use crate::db::Conn;
+
+/// Keeps a connection out of the pool if its statement is given up, by a client that has gone or by a time limit.
+///
+/// The server would go on with the statement, and whoever is given the connection next would wait for it, behind locks
+/// that it may wait for itself. Closed, the server notices and cancels it. In a transaction diesel does the same.
+pub(super) struct Watched<'a> {
+    conn: &'a mut Conn,
+    is_in_use: bool,
+}
+
+impl<'a> Watched<'a> {
+    pub(super) fn of(conn: &'a mut Conn) -> Self {
+        Self { conn, is_in_use: true }
+    }
+
+    pub(super) fn conn(&mut self) -> &mut Conn {
+        self.conn
+    }
+
+    /// The statement has been answered.
+    pub(super) fn release(mut self) {
+        self.is_in_use = false;
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        if self.is_in_use {
+            <Conn as AsyncConnection>::TransactionManager::transaction_manager_status_mut(self.conn).set_in_error();
+        }
+    }
+}
