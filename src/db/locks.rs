@@ -21,7 +21,7 @@ pub async fn hold(conn: &mut Conn, names: &[String]) -> QueryResult<()> {
     Cached(lock.bind::<Array<BigInt>, _>(keys)).execute(conn).await.map(|_| ())
 }
 
-/// The number of the lock that is held before an event is recorded, and a row is locked for it.
+/// The number of the lock that a transaction holds that both records this event and locks rows for it.
 pub(super) fn of_event(id: &str) -> i64 {
     key(&format!("event {id}"))
 }

@@ -7,7 +7,11 @@
 //!
 //! The long way writes the idempotency row first and waits for the subscription's row later; a single statement has to
 //! change the subscription first, to know what it has to record. So that two deliveries of one event at once do not
-//! wait for each other, both hold a lock on the event before either; the single statement only where that is free.
+//! wait for each other, whoever needs both holds a lock on the event before: the long way waits for it, the single
+//! statement takes it where it is free.
+//!
+//! Parameters of every statement: `$1` id, `$2` type, `$3` outcome, `$4` API version, `$5` livemode, `$6` Connect
+//! account, `$7` created, `$8` customer, `$9` subscription, `$10` payload; from `$11` on those of its own.
 
 use diesel::QueryResult;
 use diesel::prelude::*;
@@ -37,12 +41,12 @@ pub enum AtOnce {
 }
 
 /// A state for [`with_newer_state`].
-#[derive(Clone, Copy, Debug)]
-pub struct Newer<'a> {
+#[derive(Debug)]
+pub struct Newer {
     /// Whether the price names the plan. Where it does not, it is the account's local one, and only then `state`'s.
     pub names_plan: bool,
     /// What is to be shown.
-    pub state: &'a State,
+    pub state: State,
     /// What decides whether it is newer.
     pub version: Version,
 }
@@ -56,7 +60,7 @@ macro_rules! nothing_waits {
 }
 
 /// The condition that the event is not recorded. The primary key says so in any case; this spares the row that would
-/// be written in vain.
+/// be written in vain. Where a row is changed its guard does the same: the row shows the event already, or a newer one.
 macro_rules! is_new {
     () => {
         "NOT EXISTS (SELECT FROM stripe_events WHERE id = $1)"
@@ -157,7 +161,7 @@ fn meaning(answers: &[Answer]) -> AtOnce {
 ///
 /// Waits for a transaction that is recording the same event until that one commits or rolls back. An event that failed
 /// before keeps the time at which it first came, and with it its place in lists.
-pub async fn first(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResult<usize> {
+pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResult<usize> {
     let statement = of_event!(
         event,
         outcome,
@@ -168,10 +172,10 @@ pub async fn first(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResult
 
 /// Records an event and writes its state, if the subscription's row is there, the state is newer than what it shows
 /// by all that two versions can tell ([`crate::ordering::compare`] says the same), and no parked event waits.
-pub async fn with_newer_state(conn: &mut Conn, event: &Event, outcome: &str, newer: Newer<'_>) -> QueryResult<AtOnce> {
+pub async fn with_newer_state(conn: &mut Conn, event: &Event, outcome: &str, newer: &Newer) -> QueryResult<AtOnce> {
     let Newer { names_plan, state, version } = newer;
     // The account is looked at only where the price names no plan.
-    let sql = if names_plan {
+    let sql = if *names_plan {
         newer_state!("$11")
     } else {
         newer_state!("COALESCE((SELECT local_plan FROM accounts WHERE accounts.id = account_id), $11)")

@@ -3,22 +3,15 @@
 
 use super::subscription::{columns, newcomer, shown_by};
 use super::{Concern, invoice};
-use crate::db::subscriptions::{LatestInvoice, State};
-use crate::ordering::Version;
+use crate::db::record::Newer;
+use crate::db::subscriptions::LatestInvoice;
 use crate::stripe::{Event, Kind, PricePlans};
 
 /// All there is to do for an event, if the guard of its statement holds.
 #[derive(Debug)]
 pub enum Shortcut {
     /// Write the state, if the row is there and shows an older one.
-    NewerState {
-        /// Whether the price names the plan.
-        names_plan: bool,
-        /// What is to be shown.
-        state: Box<State>,
-        /// What decides whether it is newer.
-        version: Version,
-    },
+    NewerState(Box<Newer>),
     /// Write the invoice, if the row is there and shows an older one.
     NewerInvoice(LatestInvoice),
     /// Nothing: no handler wants the event.
@@ -34,11 +27,11 @@ impl Shortcut {
             Some(Concern::Subscription) if event.kind == Kind::SubscriptionCreated => None,
             Some(Concern::Subscription) => {
                 let shown = shown_by(event, plans).ok()?;
-                Some(Self::NewerState {
-                    version: newcomer(event, &shown).ok()?,
-                    state: Box::new(columns(&shown, None)),
+                Some(Self::NewerState(Box::new(Newer {
                     names_plan: shown.named_plan.is_some(),
-                })
+                    state: columns(&shown, None),
+                    version: newcomer(event, &shown).ok()?,
+                })))
             }
             Some(Concern::Invoice(invoice)) => Some(Self::NewerInvoice(invoice::latest(invoice, event.created?))),
             Some(Concern::Checkout(_)) => None,

@@ -7,7 +7,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::transaction::{AttemptError, Work, WorkError};
 use super::{Service, ServiceError};
-use crate::db::record::{self, AtOnce, Newer};
+use crate::db::record::{self, AtOnce};
 use crate::db::{Conn, events, failures};
 use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome, Shortcut};
 use crate::metrics::FailureReason;
@@ -58,7 +58,7 @@ impl<H: Handle> Work for Delivery<'_, H> {
 
     async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
         // The outcome is not known yet; the last statement sets it.
-        match record::first(conn, self.event, Outcome::Ignored.as_str()).await {
+        match record::insert(conn, self.event, Outcome::Ignored.as_str()).await {
             Err(error) if is_duplicate(&error) => {
                 return Err(WorkError::Done((Recorded::Duplicate, Vec::new())));
             }
@@ -77,12 +77,11 @@ impl<H: Handle> Work for Delivery<'_, H> {
 /// Takes a shortcut. `None` where its guard did not hold.
 async fn take(conn: &mut Conn, event: &Event, shortcut: &Shortcut) -> QueryResult<Option<Recorded>> {
     let (outcome, came) = match shortcut {
-        Shortcut::NewerState { names_plan, state, version } => {
-            let newer = Newer { names_plan: *names_plan, state, version: *version };
+        Shortcut::NewerState(newer) => {
             match record::with_newer_state(conn, event, Outcome::Applied.as_str(), newer).await? {
-                // Perhaps because it had to wait for the row, and found it newer then. It sees that only now.
+                // It is old, as a rule; or had to wait for the row, and judged by what it had seen before.
                 AtOnce::Missed => {
-                    (Outcome::Stale, record::as_stale(conn, event, Outcome::Stale.as_str(), *version).await?)
+                    (Outcome::Stale, record::as_stale(conn, event, Outcome::Stale.as_str(), newer.version).await?)
                 }
                 came => (Outcome::Applied, came),
             }
@@ -99,7 +98,7 @@ async fn take(conn: &mut Conn, event: &Event, shortcut: &Shortcut) -> QueryResul
     })
 }
 
-/// Asked of the idempotency insert's error alone: a handler's own unique violation is a failure.
+/// Asked of the statement's error alone that records the event: a handler's own unique violation is a failure.
 fn is_duplicate(error: &DieselError) -> bool {
     matches!(error, DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, information)
         if information.constraint_name() == Some(record::PRIMARY_KEY))
@@ -109,7 +108,8 @@ impl Service {
     /// Applies a delivered event once.
     ///
     /// # Errors
-    /// [`ServiceError`]: nothing was committed but, where the database could take it, a row in `event_failures`.
+    /// [`ServiceError`]: nothing is known to be committed but, where the database could take it, a row in
+    /// `event_failures`.
     pub async fn apply(&self, event: Event) -> Result<Recorded, ServiceError> {
         self.apply_with(event, Handlers).await
     }

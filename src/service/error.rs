@@ -5,7 +5,8 @@ use tokio::task::JoinError;
 
 use super::transaction::AttemptError;
 
-/// Nothing was committed. Both are worth a retry.
+/// Nothing was committed, or nothing is known of it: an answer may be lost, or come too late. Both are worth a retry,
+/// which is a duplicate then.
 #[derive(Debug, Error)]
 pub enum ServiceError {
     /// The database or Stripe's API is out of reach, or too busy.

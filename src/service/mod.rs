@@ -103,7 +103,8 @@ impl Service {
     }
 
     /// Runs `task` on the runtime that owns the connections, since the workers of the HTTP server end before it.
-    /// Dropping the returned future aborts the task, and with it an open transaction and its connection.
+    /// Dropping the returned future aborts the task, and with it an open transaction and its connection. What was
+    /// committing commits.
     async fn on_runtime<T, F>(&self, task: F) -> Result<T, ServiceError>
     where
         T: Send + 'static,

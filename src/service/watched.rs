@@ -7,7 +7,8 @@ use crate::db::Conn;
 /// Keeps a connection out of the pool if its statement is given up, by a client that has gone or by a time limit.
 ///
 /// The server would go on with the statement, and whoever is given the connection next would wait for it, behind locks
-/// that it may wait for itself. Closed, the server notices and cancels it. In a transaction diesel does the same.
+/// that it may wait for itself. Of a closed connection the server takes notice and cancels the statement, unless it has
+/// committed by then. In a transaction diesel does the same.
 pub(super) struct Watched<'a> {
     conn: &'a mut Conn,
     is_in_use: bool,

@@ -35,6 +35,25 @@ async fn send_and_hold(app: &TestApp, event: &Event) -> TcpStream {
     stream
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_client_goes_away_as_its_lock_comes_free_is_there_whole_or_not_at_all() {
+    let app = TestApp::start_with(pool_of_one(), None).await;
+    app.account_of("cus_1").await;
+    app.deliver(updated("evt_0", 100, "sub_1", "cus_1", 0)).await;
+    for seats in 1..=20 {
+        let locker = app.database.client().await;
+        locker.batch_execute("BEGIN; SELECT 1 FROM subscriptions FOR UPDATE").await.unwrap();
+        let event = updated(&format!("evt_{seats}"), 100 + seats, "sub_1", "cus_1", seats);
+        let stream = send_and_hold(&app, &event).await;
+        wait_until_blocked(&app).await;
+        drop(stream);
+        locker.batch_execute("ROLLBACK").await.unwrap();
+        let is_recorded = app.deliver(&event).await.outcome() == "duplicate";
+        assert_eq!(app.subscription("sub_1").await["seat_limit"], seats, "{is_recorded}");
+    }
+    assert_eq!(app.count("stripe_events WHERE outcome = 'applied'").await, 21);
+}
+
 /// Waits until a connection of the server waits for a lock.
 async fn wait_until_blocked(app: &TestApp) {
     wait_until(app, |blocked| blocked > 0).await;

@@ -83,8 +83,8 @@ async fn the_guards_in_sql_say_what_the_comparison_says() {
                 (version(stored_second, stored_status, stored_type), version(second, status, event_type));
             let event = parsed(&Event::new("evt_1", event_type, second, subscription("sub_1", "cus_1", status, 1)));
             let older = record::as_stale(&mut conn, &event, "stale", version).await.unwrap();
-            let newer = Newer { names_plan: false, state: &state(status), version };
-            let newer = record::with_newer_state(&mut conn, &event, "applied", newer).await.unwrap();
+            let newer = Newer { names_plan: false, state: state(status), version };
+            let newer = record::with_newer_state(&mut conn, &event, "applied", &newer).await.unwrap();
             let expected = match ordering::compare(stored, version) {
                 Order::Newer => (AtOnce::Missed, AtOnce::Recorded),
                 Order::Older => (AtOnce::Recorded, AtOnce::Duplicate),

@@ -105,21 +105,32 @@ async fn a_handlers_own_unique_violation_is_a_failure_even_under_the_name_of_the
 async fn a_failure_at_commit_is_a_failure_and_nothing_persists() {
     let app = TestApp::start().await;
     app.account_of("cus_1").await;
+    let event = |number: i64, name: &str| {
+        let object = subscription("sub_1", "cus_1", "active", number);
+        Event::new(&format!("evt_{number}"), &format!("customer.subscription.{name}"), 100 * number, object)
+    };
+    // The first takes a transaction of many statements, the second one of a single statement.
+    for event in [event(1, "created"), event(2, "updated")] {
+        refuse_at_commit(&app).await;
+        let failed = app.deliver(&event).await;
+        assert_eq!((failed.status, failed.error_code()), (500, "event_failed"));
+        assert_eq!(app.count(&format!("stripe_events WHERE id = '{}'", event.id())).await, 0);
+        assert_eq!(app.count(&format!("subscriptions WHERE last_event_id = '{}'", event.id())).await, 0);
+        assert_eq!(app.count(&format!("event_failures WHERE event_id = '{}'", event.id())).await, 1);
+        app.execute("DROP FUNCTION refuse() CASCADE").await;
+        assert_eq!(app.deliver(&event).await.outcome(), "applied");
+    }
+}
+
+async fn refuse_at_commit(app: &TestApp) {
     app.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              RAISE EXCEPTION 'not at commit';
          END $$;
-         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON subscriptions DEFERRABLE INITIALLY DEFERRED
+         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON subscriptions DEFERRABLE INITIALLY DEFERRED
              FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     .await;
-    let event = Event::new("evt_1", "customer.subscription.created", 100, subscription("sub_1", "cus_1", "active", 5));
-    let failed = app.deliver(&event).await;
-    assert_eq!((failed.status, failed.error_code()), (500, "event_failed"));
-    assert_eq!(app.count("stripe_events").await + app.count("subscriptions").await, 0);
-    assert_eq!(app.count("event_failures").await, 1);
-    app.execute("DROP TRIGGER refuse ON subscriptions").await;
-    assert_eq!(app.deliver(&event).await.outcome(), "applied");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,16 +38,26 @@ const AT_THE_STATEMENT: &str = "TRIGGER fails BEFORE INSERT OR UPDATE ON subscri
 const AT_THE_COMMIT: &str =
     "CONSTRAINT TRIGGER fails AFTER INSERT OR UPDATE ON subscriptions DEFERRABLE INITIALLY DEFERRED";
 
+/// A server with an account, and with the subscription's row or without: an event of many statements, or of a single
+/// one that is its own transaction.
+async fn start(has_row: bool) -> TestApp {
+    let app = TestApp::start().await;
+    app.account_of("cus_1").await;
+    if has_row {
+        app.deliver(created("evt_0", 100, subscription("sub_1", "cus_1", "active", 1))).await;
+    }
+    app
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_serialization_failure_and_a_deadlock_are_tried_again_at_once_wherever_they_strike() {
-    for trigger in [AT_THE_STATEMENT, AT_THE_COMMIT] {
+    for (trigger, has_row) in [AT_THE_STATEMENT, AT_THE_COMMIT].into_iter().flat_map(|at| [(at, false), (at, true)]) {
         for error in [SERIALIZATION_FAILURE, DEADLOCK] {
-            let app = TestApp::start().await;
-            app.account_of("cus_1").await;
+            let app = start(has_row).await;
             fail(&app, 3, trigger, error).await;
             let answer = app.deliver(event("evt_1", 5)).await;
-            assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{trigger} {error:?}");
-            assert_eq!(attempts(&app).await, 4, "{trigger} {error:?}");
+            assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{trigger} {has_row} {error:?}");
+            assert_eq!(attempts(&app).await, 4, "{trigger} {has_row} {error:?}");
             assert_eq!(app.subscription("sub_1").await["seat_limit"], 5);
             assert_eq!(app.count("event_failures").await, 0);
         }
@@ -56,14 +66,18 @@ async fn a_serialization_failure_and_a_deadlock_are_tried_again_at_once_wherever
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conflict_that_does_not_end_is_503_after_a_few_attempts_and_applied_when_it_has_ended() {
-    for (trigger, error) in [(AT_THE_STATEMENT, DEADLOCK), (AT_THE_COMMIT, SERIALIZATION_FAILURE)] {
-        let app = TestApp::start().await;
-        app.account_of("cus_1").await;
+    for (trigger, error, has_row) in [
+        (AT_THE_STATEMENT, DEADLOCK, false),
+        (AT_THE_COMMIT, SERIALIZATION_FAILURE, false),
+        (AT_THE_COMMIT, SERIALIZATION_FAILURE, true),
+    ] {
+        let app = start(has_row).await;
         fail(&app, 1_000, trigger, error).await;
         let answer = app.deliver(event("evt_1", 5)).await;
         assert_eq!((answer.status, answer.error_code()), (503, "unavailable"), "{trigger} {error:?}");
         assert_eq!(attempts(&app).await, ATTEMPTS);
-        assert_eq!(app.count("stripe_events").await + app.count("subscriptions").await, 0);
+        assert_eq!(app.count("stripe_events WHERE id = 'evt_1'").await, 0);
+        assert_eq!(app.count("subscriptions WHERE seat_limit = 5").await, 0);
         assert_eq!(app.count("event_failures").await, 1);
         app.execute("DROP TRIGGER fails ON subscriptions").await;
         assert_eq!(app.deliver(event("evt_1", 5)).await.outcome(), "applied");
