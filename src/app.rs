@@ -47,6 +47,7 @@ impl std::fmt::Debug for Application {
 pub fn service(config: &Config, database: Target) -> Service {
     Service::new(Parts {
         pool: pool::build(database, config.pool_size, config.pool_timeout),
+        turn_timeout: config.pool_timeout,
         stripe: config.stripe.clone(),
         plans: config.plans.clone(),
         entitled_statuses: config.entitled_statuses.clone(),

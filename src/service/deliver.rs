@@ -45,6 +45,10 @@ pub(super) struct Delivery<'a, H> {
 impl<H: Handle> Work for Delivery<'_, H> {
     type Output = (Recorded, Vec<Note>);
 
+    fn turn(&self) -> Option<&str> {
+        self.event.subscription_id.as_deref()
+    }
+
     async fn at_once(&self, conn: &mut Conn, plans: &PricePlans) -> QueryResult<Option<Self::Output>> {
         let Some(shortcut) = self.handler.shortcut(plans, self.event) else {
             return Ok(None);
@@ -149,9 +153,9 @@ impl Service {
         if error.is_for_want_of_room() {
             self.room.note(true);
         }
-        let is_out_of_reach = matches!(error, AttemptError::Pool(_));
+        let was_not_begun = matches!(error, AttemptError::Pool(_) | AttemptError::Turn);
         let error = ServiceError::from(error);
-        if is_out_of_reach {
+        if was_not_begun {
             return error;
         }
         match self.record_failure(event, &error.chain()).await {

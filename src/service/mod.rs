@@ -12,6 +12,7 @@ mod read;
 mod replay;
 mod search;
 mod transaction;
+mod turns;
 mod upkeep;
 mod watched;
 mod writes;
@@ -34,6 +35,7 @@ pub use search::{Found, Story};
 pub use upkeep::{Prunable, Replayable};
 
 use transaction::AttemptError;
+use turns::Turns;
 use writes::Room;
 
 use crate::db::pool::Pool;
@@ -45,6 +47,8 @@ use crate::stripe::{PricePlans, api};
 pub struct Parts {
     /// Connections to the database.
     pub pool: Pool,
+    /// How long an event waits for those of its subscription that came before it, at most.
+    pub turn_timeout: Duration,
     /// Stripe's API; `None` without a key, and then nothing calls out.
     pub stripe: Option<api::Client>,
     /// Which price is which plan.
@@ -62,6 +66,7 @@ pub struct Parts {
 pub struct Service {
     parts: Arc<Parts>,
     room: Arc<Room>,
+    turns: Arc<Turns>,
 }
 
 /// How long one attempt at a transaction may take, waiting for a connection included. Longer than the time limits of
@@ -75,7 +80,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), room: Arc::default() }
+        Self { parts: Arc::new(parts), room: Arc::default(), turns: Arc::default() }
     }
 
     /// Where what happens is counted.

@@ -10,6 +10,7 @@ use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use rand::RngExt;
 use thiserror::Error;
 
+use super::turns::Turn;
 use super::watched::Watched;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
@@ -30,6 +31,11 @@ const MAX_QUESTIONS: usize = 100;
 pub(super) trait Work: Sync {
     /// What it brings.
     type Output: Send;
+
+    /// The name under which single statements of this work take turns.
+    fn turn(&self) -> Option<&str> {
+        None
+    }
 
     /// Tries it as a statement that stands alone, which is a transaction of its own. `None` where it has to be run.
     fn at_once(&self, _: &mut Conn, _: &PricePlans) -> impl Future<Output = QueryResult<Option<Self::Output>>> + Send {
@@ -66,6 +72,8 @@ impl<T> From<DieselError> for WorkError<T> {
 pub(super) enum AttemptError {
     #[error("no connection to the database")]
     Pool(#[source] PoolGetError),
+    #[error("the subscription's earlier events take too long")]
+    Turn,
     #[error("the database did not answer in time")]
     TimedOut,
     #[error("the connection to the database was lost")]
@@ -112,7 +120,7 @@ impl AttemptError {
     pub(super) fn reason(&self) -> FailureReason {
         match self {
             Self::Pool(_) | Self::Lost(_) | Self::ReadOnly(_) => FailureReason::Database,
-            Self::TimedOut => FailureReason::Timeout,
+            Self::TimedOut | Self::Turn => FailureReason::Timeout,
             Self::Stripe { .. } | Self::TooManyQuestions | Self::Handler(HandlerError::NeedsStripe(_)) => {
                 FailureReason::Stripe
             }
@@ -204,11 +212,16 @@ impl Service {
 
     async fn attempt<W: Work>(&self, work: &W, answers: &Answers) -> Result<W::Output, AttemptError> {
         let ctx = Context { plans: &self.parts.plans, answers };
+        // Whoever had to ask Stripe has been this way, in vain.
+        let is_worth_a_try = answers.is_empty();
+        let turn = match work.turn().filter(|_| is_worth_a_try) {
+            Some(name) => Some(self.turn(name).await?),
+            None => None,
+        };
         // Taken within the future that may be dropped: a connection that outlived its transaction's future would
         // take part in the dead transaction.
         let mut conn = self.connection().await?;
-        // Whoever had to ask Stripe has been this way, in vain.
-        if answers.is_empty() {
+        if is_worth_a_try {
             let mut watched = Watched::of(&mut conn);
             let done = work.at_once(watched.conn(), ctx.plans).await;
             watched.release();
@@ -218,11 +231,16 @@ impl Service {
                 Err(error) => return Err(judge(error.into(), &mut conn).await),
             }
         }
+        drop(turn);
         let result = conn.transaction(async |conn| work.run(conn, ctx).await).await;
         match result {
             Ok(output) | Err(WorkError::Done(output)) => Ok(output),
             Err(WorkError::Handler(error)) => Err(judge(error, &mut conn).await),
         }
+    }
+
+    async fn turn<'a>(&'a self, name: &'a str) -> Result<Turn<'a>, AttemptError> {
+        tokio::time::timeout(self.parts.turn_timeout, self.turns.take(name)).await.map_err(|_| AttemptError::Turn)
     }
 
     pub(super) async fn connection(&self) -> Result<Pooled, AttemptError> {

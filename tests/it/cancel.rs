@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use subledger::secret::Secret;
 use subledger::verify::sign;
 use tokio::io::AsyncWriteExt;
@@ -136,7 +137,7 @@ async fn without_a_free_connection_the_answer_is_503_within_the_pools_timeout() 
     let _held = send_and_hold(&app, &updated("evt_2", 200, "sub_1", "cus_1", 7)).await;
     wait_until_blocked(&app).await;
     let started = Instant::now();
-    let body = updated("evt_3", 300, "sub_1", "cus_1", 8).to_string().into_bytes();
+    let body = updated("evt_3", 300, "sub_2", "cus_1", 8).to_string().into_bytes();
     let signature = sign(&body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp());
     let request = app.http.post(app.url("/api/v1/webhooks/stripe")).header("Stripe-Signature", signature).body(body);
     let response = request.send().await.unwrap();
@@ -145,6 +146,44 @@ async fn without_a_free_connection_the_answer_is_503_within_the_pools_timeout() 
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     assert!(response.text().await.unwrap().contains(r#""code":"unavailable""#));
     locker.batch_execute("ROLLBACK").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_subscription_takes_one_connection_and_leaves_the_others_to_the_rest() {
+    let settings = Settings { pool_size: 2, pool_timeout: Duration::from_millis(300), ..Settings::default() };
+    let app = TestApp::start_with(settings, None).await;
+    app.account_of("cus_1").await;
+    app.account_of("cus_2").await;
+    app.deliver(updated("evt_1", 100, "sub_1", "cus_1", 1)).await;
+    let locker = app.database.client().await;
+    locker.batch_execute("BEGIN; SELECT 1 FROM subscriptions FOR UPDATE").await.unwrap();
+    let first = updated("evt_2", 102, "sub_1", "cus_1", 2);
+    let meanwhile = async {
+        wait_until_blocked(&app).await;
+        let events: Vec<_> = (3..=9).map(|n| updated(&format!("evt_{n}"), 100 + n, "sub_1", "cus_1", n)).collect();
+        let turned_away = async {
+            let started = Instant::now();
+            for answer in join_all(events.iter().map(|event| app.deliver(event))).await {
+                assert_eq!((answer.status, answer.error_code()), (503, "unavailable"));
+            }
+            assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        };
+        let others = async {
+            for n in 0..5 {
+                let other = updated(&format!("evt_other_{n}"), 100 + n, "sub_2", "cus_2", n);
+                assert_eq!(app.deliver(other).await.outcome(), "applied");
+            }
+        };
+        tokio::join!(turned_away, others);
+        locker.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(app.count("event_failures").await, 0);
+        for event in &events {
+            assert_eq!(app.deliver(event).await.outcome(), "applied");
+        }
+    };
+    let (answer, ()) = tokio::join!(app.deliver(&first), meanwhile);
+    assert_eq!(answer.outcome(), "applied");
+    assert_eq!(app.subscription("sub_1").await["seat_limit"], 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,11 @@ use crate::support::{Event, Settings, StripeApi, TestApp};
 const UPDATED: &str = "customer.subscription.updated";
 
 fn updated(id: &str, created: i64, seats: i64) -> Event {
-    Event::new(id, UPDATED, created, subscription("sub_1", "cus_1", "active", seats))
+    updated_of("sub_1", id, created, seats)
+}
+
+fn updated_of(subscription_id: &str, id: &str, created: i64, seats: i64) -> Event {
+    Event::new(id, UPDATED, created, subscription(subscription_id, "cus_1", "active", seats))
 }
 
 /// Every sample by its name with labels, parsed as a scraper would.
@@ -191,7 +195,9 @@ async fn the_pool_shows_who_uses_it_and_who_waits() {
         ["in_use", "idle", "waiting"].map(|state| samples[&format!(r#"subledger_pool_connections{{state="{state}"}}"#)])
     };
     app.execute("BEGIN; LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE").await;
-    let deliveries = (0..5).map(|n| app.deliver(updated(&format!("evt_{n}"), 100, 1)));
+    // Of one subscription they would take turns, with one connection.
+    let of_its_own = |n| updated_of(&format!("sub_{n}"), &format!("evt_{n}"), 100, 1);
+    let deliveries = (0..5).map(|n| app.deliver(of_its_own(n)));
     let watch = async {
         tokio::time::sleep(Duration::from_millis(400)).await;
         let busy = states(&samples(&app).await);

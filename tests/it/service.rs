@@ -6,19 +6,19 @@ use std::time::Duration;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 use subledger::db::{Conn, pool};
 use subledger::handlers::{Context, Handle, Handled, HandlerError, Handlers, Outcome};
-use subledger::secret::Secret;
 use subledger::service::{Parts, Recorded, Service, ServiceError};
 use subledger::stripe::{Event as StripeEvent, PricePlans};
-use subledger::verify::{sign, verify};
 use tokio::runtime::Handle as Runtime;
 
 use crate::support::Event;
 use crate::support::database::Database;
 use crate::support::events::subscription;
 
-fn service_on(database: &Database, pool_size: u32) -> Service {
+/// The service without HTTP: one replica of it.
+pub fn service_on(database: &Database, pool_size: u32) -> Service {
     Service::new(Parts {
         pool: pool::build(database.target(), pool_size, Duration::from_secs(2)),
+        turn_timeout: Duration::from_secs(2),
         stripe: None,
         plans: PricePlans::default(),
         entitled_statuses: Vec::new(),
@@ -27,16 +27,8 @@ fn service_on(database: &Database, pool_size: u32) -> Service {
     })
 }
 
-/// There is no other way to an event than through a signature.
-fn verified(event: &Event) -> StripeEvent {
-    let body = event.to_string();
-    let (secret, now) = (Secret::new("whsec_test"), chrono::Utc::now());
-    let header = sign(body.as_bytes(), &secret, now.timestamp());
-    StripeEvent::parse(&verify(Some(header.as_bytes()), body.into(), &[secret], 300, now).unwrap()).unwrap()
-}
-
 fn created() -> StripeEvent {
-    verified(&Event::new("evt_1", "customer.subscription.created", 100, subscription("sub_1", "cus_1", "active", 5)))
+    Event::new("evt_1", "customer.subscription.created", 100, subscription("sub_1", "cus_1", "active", 5)).parsed()
 }
 
 async fn count(database: &Database, from: &str) -> i64 {
@@ -161,7 +153,7 @@ async fn a_transaction_that_lost_against_another_is_run_again_a_few_times() {
         assert_eq!(result.unwrap(), Recorded::First(Outcome::Parked), "{with}");
         assert_eq!(count(&database, "accounts").await, 1, "only the last run is committed");
         let always = Conflicts { with, times: AtomicUsize::new(usize::MAX) };
-        let another = verified(&Event::new("evt_2", "x", 100, serde_json::json!({"id": "x"})));
+        let another = Event::new("evt_2", "x", 100, serde_json::json!({"id": "x"})).parsed();
         let result = service.apply_with(another, always).await;
         assert!(matches!(result, Err(ServiceError::Unavailable(_))), "{result:?}");
     }

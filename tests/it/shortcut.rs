@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use serde_json::json;
 use subledger::db::connect::Target;
 use subledger::db::record::{self, AtOnce, Newer};
 use subledger::db::subscriptions::State;
+use subledger::handlers::Outcome;
 use subledger::ordering::{self, Order, Version};
-use subledger::secret::Secret;
-use subledger::verify::{sign, verify};
+use subledger::service::Recorded;
 
-use crate::support::app::WEBHOOK_SECRET;
+use crate::service::service_on;
 use crate::support::database::Database;
 use crate::support::events::{created, deleted, invoice, paid, subscription, updated};
 use crate::support::proxy::Proxy;
@@ -56,15 +56,6 @@ fn versions() -> impl Iterator<Item = (i64, &'static str, &'static str)> {
     [BIRTH, UPDATE].into_iter().flat_map(of_type)
 }
 
-/// The event as the service has it.
-fn parsed(event: &Event) -> subledger::stripe::Event {
-    let body = event.to_string();
-    let now = Utc::now();
-    let signature = sign(body.as_bytes(), &Secret::new(WEBHOOK_SECRET), now.timestamp());
-    let verified = verify(Some(signature.as_bytes()), body.into(), &[Secret::new(WEBHOOK_SECRET)], 300, now).unwrap();
-    subledger::stripe::Event::parse(&verified).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guards_in_sql_say_what_the_comparison_says() {
     let database = Database::migrated();
@@ -81,7 +72,7 @@ async fn the_guards_in_sql_say_what_the_comparison_says() {
             conn.batch_execute(&row).await.unwrap();
             let (stored, version) =
                 (version(stored_second, stored_status, stored_type), version(second, status, event_type));
-            let event = parsed(&Event::new("evt_1", event_type, second, subscription("sub_1", "cus_1", status, 1)));
+            let event = Event::new("evt_1", event_type, second, subscription("sub_1", "cus_1", status, 1)).parsed();
             let older = record::as_stale(&mut conn, &event, "stale", version).await.unwrap();
             let newer = Newer { names_plan: false, state: state(status), version };
             let newer = record::with_newer_state(&mut conn, &event, "applied", &newer).await.unwrap();
@@ -192,34 +183,30 @@ async fn parked_events_go_before_the_shortcut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_waits_for_a_newer_one_is_stale_and_the_first_delivery_of_two_at_once_is_the_only_one() {
+async fn replicas_that_wait_for_one_row_apply_what_is_newer_once() {
     let app = TestApp::start().await;
     app.account_of("cus_1").await;
     app.deliver(created("evt_1", 100, subscription("sub_1", "cus_1", "active", 1))).await;
     let other = app.database.client().await;
-    other
-        .batch_execute(
-            "BEGIN; UPDATE subscriptions SET last_event_created = to_timestamp(300), last_event_id = 'evt_3'",
-        )
-        .await
-        .unwrap();
-    let (older, newer) = (
-        updated("evt_2", 200, subscription("sub_1", "cus_1", "active", 2)),
-        updated("evt_4", 400, subscription("sub_1", "cus_1", "active", 4)),
-    );
+    let newer_state = "UPDATE subscriptions SET last_event_created = to_timestamp(300), last_event_id = 'evt_3'";
+    other.batch_execute(&format!("BEGIN; {newer_state}")).await.unwrap();
+    let older = updated("evt_2", 200, subscription("sub_1", "cus_1", "active", 2)).parsed();
+    let newer = updated("evt_4", 400, subscription("sub_1", "cus_1", "active", 4)).parsed();
     let release = async {
         let waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        // Of the two deliveries of each event one waits for the row, and the other for it.
         while app.count(waiting).await < 4 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         other.batch_execute("COMMIT").await.unwrap();
     };
-    let twice = |event| join(app.deliver(event), app.deliver(event));
-    let (of_older, of_newer, ()) = tokio::join!(twice(&older), twice(&newer), release);
-    for ((one, two), outcome) in [(of_older, "stale"), (of_newer, "applied")] {
-        let mut outcomes = [one.outcome(), two.outcome()];
-        outcomes.sort_by_key(|outcome| *outcome == "duplicate");
-        assert_eq!(outcomes, [outcome, "duplicate"]);
+    let replicas = [0; 4].map(|_| service_on(&app.database, 1));
+    let deliveries = replicas.iter().zip([&older, &older, &newer, &newer]);
+    let (recorded, ()) = join(join_all(deliveries.map(|(replica, event)| replica.apply(event.clone()))), release).await;
+    let recorded: Vec<_> = recorded.into_iter().map(Result::unwrap).collect();
+    for (of_event, outcome) in [(&recorded[..2], Outcome::Stale), (&recorded[2..], Outcome::Applied)] {
+        assert!(of_event.contains(&Recorded::First(outcome)), "{recorded:?}");
+        assert!(of_event.contains(&Recorded::Duplicate), "{recorded:?}");
     }
     assert_eq!(app.subscription("sub_1").await["last_event_id"], "evt_4");
     assert_eq!(app.count("event_failures").await, 0);

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
+use chrono::Utc;
 use serde_json::{Value, json};
+use subledger::secret::Secret;
+use subledger::verify::{sign, verify};
 
 /// An event as JSON.
 #[derive(Clone, Debug)]
@@ -33,6 +36,14 @@ impl Event {
     pub fn with(mut self, field: &str, value: Value) -> Self {
         self.0[field] = value;
         self
+    }
+
+    /// As the service has it. There is no other way to that than through a signature.
+    pub fn parsed(&self) -> subledger::stripe::Event {
+        let (body, secret, now) = (self.to_string(), Secret::new("whsec_test"), Utc::now());
+        let header = sign(body.as_bytes(), &secret, now.timestamp());
+        let verified = verify(Some(header.as_bytes()), body.into(), &[secret], 300, now).unwrap();
+        subledger::stripe::Event::parse(&verified).unwrap()
     }
 
     pub fn id(&self) -> &str {
