@@ -25,6 +25,7 @@ pub fn events(mut database: Database, rows: u64, payload: &str) -> Result<Databa
          VACUUM ANALYZE",
     )?;
     database = database.restarted()?;
+    fill::warm(&mut database)?;
     database.execute("CHECKPOINT")?;
     Ok(database)
 }

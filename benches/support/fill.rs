@@ -63,3 +63,15 @@ pub fn refilled(mut database: Database, rows: u64, payload: &str, parked: &str) 
     database.execute(&fill)?;
     Ok(database)
 }
+
+/// Reads the indexes, which a table in use has in memory: the fill has just passed much more than they are through it.
+pub fn warm(database: &mut Database) -> Result<()> {
+    let extension = database.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm");
+    if let Err(error) = extension {
+        eprintln!("the indexes are cold: {error:#}");
+        return Ok(());
+    }
+    let read =
+        "SELECT sum(pg_prewarm(indexrelid, 'read'))::bigint FROM pg_index WHERE indrelid = 'stripe_events'::regclass";
+    database.count(read, &[]).map(|_| ())
+}

@@ -48,7 +48,9 @@ pub fn measure(bench: &mut Bench, count: u64) -> Result<Rows> {
 fn filled(database: database::Database, rows: u64, payload: &str) -> Result<Database> {
     let mut database = fill::refilled(database, rows, payload, "false")?;
     database.execute_each("ALTER SYSTEM RESET ALL; VACUUM ANALYZE")?;
-    database.restarted()?.try_into()
+    database = database.restarted()?;
+    fill::warm(&mut database)?;
+    database.try_into()
 }
 
 fn loads(bench: &mut Bench, database: &mut Database) -> Result<Vec<Load>> {
