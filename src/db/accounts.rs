@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Conn;
 use super::cached::Cached;
+use super::events::nothing_waits;
 use super::schema::{account_customers, accounts};
 
 /// A row of `accounts`.
@@ -23,6 +24,20 @@ pub struct Row {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
+
+/// The account to which a customer (a parameter, like `$1`) is linked.
+macro_rules! of_customer {
+    ($customer:literal) => {
+        concat!(
+            "COALESCE((SELECT id FROM accounts WHERE stripe_customer_id = ",
+            $customer,
+            "), (SELECT account_id FROM account_customers WHERE stripe_customer_id = ",
+            $customer,
+            "))"
+        )
+    };
+}
+pub(super) use of_customer;
 
 /// Where an event belongs, by what it refers to. Each is the account that the reference leads to, if there is one.
 #[derive(Debug, QueryableByName)]
@@ -48,14 +63,16 @@ pub async fn place(
     customer: Option<&str>,
     named: &[Uuid],
 ) -> QueryResult<Place> {
-    let query = diesel::sql_query(
+    let query = diesel::sql_query(concat!(
         "SELECT (SELECT account_id FROM subscriptions WHERE stripe_subscription_id = $1) AS by_subscription,
-                COALESCE((SELECT id FROM accounts WHERE stripe_customer_id = $2),
-                         (SELECT account_id FROM account_customers WHERE stripe_customer_id = $2)) AS by_customer,
+                ",
+        of_customer!("$2"),
+        " AS by_customer,
                 (SELECT id FROM accounts WHERE id = ANY($3) ORDER BY array_position($3, id) LIMIT 1) AS by_name,
-                EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = $2)
-                OR EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = $1) AS has_waiting",
-    )
+                NOT (",
+        nothing_waits!("$2", "$1"),
+        ") AS has_waiting",
+    ))
     .bind::<Nullable<Text>, _>(subscription)
     .bind::<Nullable<Text>, _>(customer)
     .bind::<Array<SqlUuid>, _>(named);

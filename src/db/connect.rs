@@ -24,8 +24,8 @@ const SESSION_SETTINGS: &str = "
     SET jit = off;
     SET idle_in_transaction_session_timeout = '10s'";
 
-/// What not every PostgreSQL can: that the server notices within a tenth of a second that we have gone while a statement
-/// waits, and that it compresses payloads the cheap way (a fifth less of its CPU for each event).
+/// What not every PostgreSQL can: that the server notices within a tenth of a second that we have gone while a
+/// statement waits, and that it compresses payloads the cheap way (a fifth less of its CPU for each event).
 const OPTIONAL_SETTINGS: [&str; 2] =
     ["SET client_connection_check_interval = '100ms'", "SET default_toast_compression = 'lz4'"];
 

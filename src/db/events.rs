@@ -12,6 +12,21 @@ use super::Conn;
 use super::cached::Cached;
 use super::schema::stripe_events as table;
 
+/// The condition that no parked event waits for a customer or a subscription (each a parameter, like `$1`): those go
+/// first.
+macro_rules! nothing_waits {
+    ($customer:literal, $subscription:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = ",
+            $customer,
+            ") AND NOT EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = ",
+            $subscription,
+            ")"
+        )
+    };
+}
+pub(super) use nothing_waits;
+
 /// Sets what became of an event. The number of rows is 1, or the event is not there.
 pub async fn set_outcome(conn: &mut Conn, id: &str, outcome: &str, account_id: Option<Uuid>) -> QueryResult<usize> {
     let update =

@@ -19,7 +19,9 @@ use diesel::sql_types::{Array, BigInt, Bool, Integer, Jsonb, Nullable, Text, Tim
 use diesel_async::RunQueryDsl;
 
 use super::Conn;
+use super::accounts::of_customer;
 use super::cached::Cached;
+use super::events::nothing_waits;
 use super::locks;
 use super::raw_json::RawJson;
 use super::subscriptions::{LatestInvoice, State};
@@ -49,14 +51,6 @@ pub struct Newer {
     pub state: State,
     /// What decides whether it is newer.
     pub version: Version,
-}
-
-/// The condition that no parked event waits for the event's customer or subscription: those go first.
-macro_rules! nothing_waits {
-    () => {
-        "NOT EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = $8)
-         AND NOT EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = $9)"
-    };
 }
 
 /// The condition that the event is not recorded. The primary key says so in any case; this spares the row that would
@@ -126,7 +120,7 @@ macro_rules! newer_state {
                                  OR (last_event_created = $7 AND last_event_type = $26 AND NOT $27)
                             ELSE $25 END)
                AND ",
-            nothing_waits!(),
+            nothing_waits!("$8", "$9"),
             " AND pg_try_advisory_xact_lock($28)
              RETURNING account_id",
         )
@@ -212,7 +206,7 @@ pub async fn as_stale(conn: &mut Conn, event: &Event, outcome: &str, version: Ve
                     THEN last_event_created > $7 OR (last_event_created = $7 AND last_event_type <> $13 AND $14)
                     ELSE last_event_created IS NOT NULL AND NOT $12 END
            AND ",
-        nothing_waits!(),
+        nothing_waits!("$8", "$9"),
         " AND ",
         is_new!(),
     );
@@ -238,7 +232,7 @@ pub async fn with_newer_invoice(
          WHERE stripe_subscription_id = $9
            AND (latest_invoice_event_created IS NULL OR latest_invoice_event_created < $13)
            AND ",
-        nothing_waits!(),
+        nothing_waits!("$8", "$9"),
         " AND pg_try_advisory_xact_lock($14)
          RETURNING account_id",
     );
@@ -254,11 +248,11 @@ pub async fn with_newer_invoice(
 /// waits.
 pub async fn unchanged(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResult<AtOnce> {
     let sql = record!(
-        "SELECT COALESCE((SELECT account_id FROM subscriptions WHERE stripe_subscription_id = $9),
-                         (SELECT id FROM accounts WHERE stripe_customer_id = $8),
-                         (SELECT account_id FROM account_customers WHERE stripe_customer_id = $8)) AS account_id
+        "SELECT COALESCE((SELECT account_id FROM subscriptions WHERE stripe_subscription_id = $9), ",
+        of_customer!("$8"),
+        ") AS account_id
          WHERE ",
-        nothing_waits!(),
+        nothing_waits!("$8", "$9"),
         " AND ",
         is_new!(),
     );

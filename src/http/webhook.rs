@@ -39,8 +39,8 @@ pub async fn receive(request: HttpRequest, payload: Payload, state: Data<State>)
     let mut delivery = Delivery::new(&event, request_id, started, state.service.metrics());
     let result = tokio::select! {
         result = state.service.apply(event) => result,
-        // Dropping the other branch gives the transaction up. The next delivery finds everything as if this one had never
-        // come; or a duplicate, where the commit was under way.
+        // Dropping the other branch gives the transaction up. The next delivery finds everything as if this one had
+        // never come; or is a duplicate, where the commit was under way.
         () = disconnect::client_gone(&request) => return Err(ApiError::Unavailable),
     };
     delivery.end(&result);

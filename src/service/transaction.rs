@@ -221,21 +221,24 @@ impl Service {
         // Taken within the future that may be dropped: a connection that outlived its transaction's future would
         // take part in the dead transaction.
         let mut conn = self.connection().await?;
-        if is_worth_a_try {
-            let mut watched = Watched::of(&mut conn);
-            let done = work.at_once(watched.conn(), ctx.plans).await;
-            watched.release();
-            match done {
-                Ok(Some(output)) => return Ok(output),
-                Ok(None) => {}
-                Err(error) => return Err(judge(error.into(), &mut conn).await),
-            }
+        if is_worth_a_try && let Some(output) = self.at_once(work, &mut conn).await? {
+            return Ok(output);
         }
         drop(turn);
         let result = conn.transaction(async |conn| work.run(conn, ctx).await).await;
         match result {
             Ok(output) | Err(WorkError::Done(output)) => Ok(output),
             Err(WorkError::Handler(error)) => Err(judge(error, &mut conn).await),
+        }
+    }
+
+    async fn at_once<W: Work>(&self, work: &W, conn: &mut Conn) -> Result<Option<W::Output>, AttemptError> {
+        let mut watched = Watched::of(conn);
+        let done = work.at_once(watched.conn(), &self.parts.plans).await;
+        watched.release();
+        match done {
+            Ok(output) => Ok(output),
+            Err(error) => Err(judge(error.into(), conn).await),
         }
     }
 
