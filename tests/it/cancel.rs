@@ -2,14 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use futures_util::future::join_all;
-use subledger::secret::Secret;
-use subledger::verify::sign;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::support::app::WEBHOOK_SECRET;
+use crate::support::app::signature;
 use crate::support::events::subscription;
 use crate::support::{Event, Settings, TestApp};
 
@@ -25,7 +22,7 @@ fn pool_of_one() -> Settings {
 /// Sends a whole request and does not wait for the answer.
 async fn send_and_hold(app: &TestApp, event: &Event) -> TcpStream {
     let body = event.to_string();
-    let signature = sign(body.as_bytes(), &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp());
+    let signature = signature(body.as_bytes());
     let head = format!(
         "POST /api/v1/webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nStripe-Signature: {signature}\r\n\r\n",
         body.len()
@@ -34,25 +31,6 @@ async fn send_and_hold(app: &TestApp, event: &Event) -> TcpStream {
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(body.as_bytes()).await.unwrap();
     stream
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_client_goes_away_as_its_lock_comes_free_is_there_whole_or_not_at_all() {
-    let app = TestApp::start_with(pool_of_one(), None).await;
-    app.account_of("cus_1").await;
-    app.deliver(updated("evt_0", 100, "sub_1", "cus_1", 0)).await;
-    for seats in 1..=20 {
-        let locker = app.database.client().await;
-        locker.batch_execute("BEGIN; SELECT 1 FROM subscriptions FOR UPDATE").await.unwrap();
-        let event = updated(&format!("evt_{seats}"), 100 + seats, "sub_1", "cus_1", seats);
-        let stream = send_and_hold(&app, &event).await;
-        wait_until_blocked(&app).await;
-        drop(stream);
-        locker.batch_execute("ROLLBACK").await.unwrap();
-        let is_recorded = app.deliver(&event).await.outcome() == "duplicate";
-        assert_eq!(app.subscription("sub_1").await["seat_limit"], seats, "{is_recorded}");
-    }
-    assert_eq!(app.count("stripe_events WHERE outcome = 'applied'").await, 21);
 }
 
 /// Waits until a connection of the server waits for a lock.
@@ -113,6 +91,25 @@ async fn a_client_that_resets_while_its_event_waits_for_a_lock_holds_no_connecti
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_client_goes_away_as_its_lock_comes_free_is_there_whole_or_not_at_all() {
+    let app = TestApp::start_with(pool_of_one(), None).await;
+    app.account_of("cus_1").await;
+    app.deliver(updated("evt_0", 100, "sub_1", "cus_1", 0)).await;
+    for seats in 1..=20 {
+        let locker = app.database.client().await;
+        locker.batch_execute("BEGIN; SELECT 1 FROM subscriptions FOR UPDATE").await.unwrap();
+        let event = updated(&format!("evt_{seats}"), 100 + seats, "sub_1", "cus_1", seats);
+        let stream = send_and_hold(&app, &event).await;
+        wait_until_blocked(&app).await;
+        drop(stream);
+        locker.batch_execute("ROLLBACK").await.unwrap();
+        let is_recorded = app.deliver(&event).await.outcome() == "duplicate";
+        assert_eq!(app.subscription("sub_1").await["seat_limit"], seats, "{is_recorded}");
+    }
+    assert_eq!(app.count("stripe_events WHERE outcome = 'applied'").await, 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_not_given_up_fails_the_event_and_its_retry_applies() {
     let app = TestApp::start().await;
     app.account_of("cus_1").await;
@@ -138,7 +135,7 @@ async fn without_a_free_connection_the_answer_is_503_within_the_pools_timeout() 
     wait_until_blocked(&app).await;
     let started = Instant::now();
     let body = updated("evt_3", 300, "sub_2", "cus_1", 8).to_string().into_bytes();
-    let signature = sign(&body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp());
+    let signature = signature(&body);
     let request = app.http.post(app.url("/api/v1/webhooks/stripe")).header("Stripe-Signature", signature).body(body);
     let response = request.send().await.unwrap();
     assert_eq!(response.status(), 503);

@@ -10,7 +10,7 @@ use subledger::secret::Secret;
 use subledger::verify::sign;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET};
+use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET, signature};
 use crate::support::events::{checkout, subscription};
 use crate::support::{Event, Settings, StripeApi, TestApp};
 
@@ -165,7 +165,7 @@ async fn a_client_that_goes_away_is_a_failure_of_its_own_kind() {
     app.execute("BEGIN; LOCK TABLE subscriptions IN ACCESS EXCLUSIVE MODE").await;
     for is_reset in [false, true] {
         let body = updated("evt_1", 100, 1).to_string();
-        let signature = sign(body.as_bytes(), &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp());
+        let signature = signature(body.as_bytes());
         let mut stream = tokio::net::TcpStream::connect(app.address).await.unwrap();
         let head = format!(
             "POST /api/v1/webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: {signature}\r\nContent-Length: {}\r\n\r\n",

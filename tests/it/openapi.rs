@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use subledger::secret::Secret;
-use subledger::verify::sign;
 
-use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET};
+use crate::support::app::{ADMIN_TOKEN, signature};
 use crate::support::events::subscription;
 use crate::support::{Document, Event, Raw, Settings, TestApp};
 
@@ -53,7 +51,7 @@ impl Call<'_> {
     }
 
     async fn deliver(&self, document: &mut Document, expected: u16, body: String) {
-        let signature = sign(body.as_bytes(), &Secret::new(WEBHOOK_SECRET), chrono::Utc::now().timestamp());
+        let signature = signature(body.as_bytes());
         let request = self.request().header("Stripe-Signature", signature).body(body);
         self.hold(document, expected, sent(request).await);
     }

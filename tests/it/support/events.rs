@@ -6,7 +6,9 @@ use std::path::Path;
 use chrono::Utc;
 use serde_json::{Value, json};
 use subledger::secret::Secret;
-use subledger::verify::{sign, verify};
+use subledger::verify::verify;
+
+use super::app::{WEBHOOK_SECRET, signature};
 
 /// An event as JSON.
 #[derive(Clone, Debug)]
@@ -40,9 +42,9 @@ impl Event {
 
     /// As the service has it. There is no other way to that than through a signature.
     pub fn parsed(&self) -> subledger::stripe::Event {
-        let (body, secret, now) = (self.to_string(), Secret::new("whsec_test"), Utc::now());
-        let header = sign(body.as_bytes(), &secret, now.timestamp());
-        let verified = verify(Some(header.as_bytes()), body.into(), &[secret], 300, now).unwrap();
+        let body = self.to_string();
+        let (header, secrets) = (signature(body.as_bytes()), [Secret::new(WEBHOOK_SECRET)]);
+        let verified = verify(Some(header.as_bytes()), body.into(), &secrets, 300, Utc::now()).unwrap();
         subledger::stripe::Event::parse(&verified).unwrap()
     }
 
