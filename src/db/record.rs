@@ -131,7 +131,7 @@ macro_rules! newer_state {
 macro_rules! run {
     ($conn:expr, $statement:expr) => {{
         // All rows, not the first: the commit comes after the last.
-        let answers: Vec<Answer> = Cached($statement).load($conn).await?;
+        let answers: Vec<Answer> = Cached($statement).load(&mut &*$conn).await?;
         Ok(meaning(&answers))
     }};
 }
@@ -166,7 +166,7 @@ pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResul
 
 /// Records an event and writes its state, if the subscription's row is there, the state is newer than what it shows
 /// by all that two versions can tell ([`crate::ordering::compare`] says the same), and no parked event waits.
-pub async fn with_newer_state(conn: &mut Conn, event: &Event, outcome: &str, newer: &Newer) -> QueryResult<AtOnce> {
+pub async fn with_newer_state(conn: &Conn, event: &Event, outcome: &str, newer: &Newer) -> QueryResult<AtOnce> {
     let Newer { names_plan, state, version } = newer;
     // The account is looked at only where the price names no plan.
     let sql = if *names_plan {
@@ -198,7 +198,7 @@ pub async fn with_newer_state(conn: &mut Conn, event: &Event, outcome: &str, new
 
 /// Records an event whose state is older than what the subscription's row shows by all that two versions can tell, if
 /// no parked event waits. What is older once stays so: a row only ever moves on, so it need not be locked.
-pub async fn as_stale(conn: &mut Conn, event: &Event, outcome: &str, version: Version) -> QueryResult<AtOnce> {
+pub async fn as_stale(conn: &Conn, event: &Event, outcome: &str, version: Version) -> QueryResult<AtOnce> {
     let sql = record!(
         "SELECT account_id FROM subscriptions
          WHERE stripe_subscription_id = $9
@@ -221,7 +221,7 @@ pub async fn as_stale(conn: &mut Conn, event: &Event, outcome: &str, version: Ve
 /// Records an invoice event and writes what it said, if the subscription's row is there, the event is of a later
 /// second than what the row shows, and no parked event waits.
 pub async fn with_newer_invoice(
-    conn: &mut Conn,
+    conn: &Conn,
     event: &Event,
     outcome: &str,
     invoice: &LatestInvoice,
@@ -246,7 +246,7 @@ pub async fn with_newer_invoice(
 
 /// Records an event that changes nothing, with the account of its subscription or its customer, if no parked event
 /// waits.
-pub async fn unchanged(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResult<AtOnce> {
+pub async fn unchanged(conn: &Conn, event: &Event, outcome: &str) -> QueryResult<AtOnce> {
     let sql = record!(
         "SELECT COALESCE((SELECT account_id FROM subscriptions WHERE stripe_subscription_id = $9), ",
         of_customer!("$8"),

@@ -1,17 +1,18 @@
 //! One delivery of one event: the idempotency row and the change in one transaction.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
+use super::at_once::Short;
 use super::transaction::{AttemptError, Work, WorkError};
 use super::{Service, ServiceError};
-use crate::db::record::{self, AtOnce};
+use crate::db::record;
 use crate::db::{Conn, events, failures};
-use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome, Shortcut};
+use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome};
 use crate::metrics::FailureReason;
-use crate::stripe::{Event, PricePlans};
+use crate::stripe::Event;
 
 /// How long recording a failure may take: Stripe waits for the answer.
 const RECORDING_LIMIT: Duration = Duration::from_secs(3);
@@ -38,26 +39,19 @@ impl Recorded {
 /// The work of a delivery: insert the idempotency row, handle the event, record the outcome; or, for most events, all
 /// of that in one statement.
 pub(super) struct Delivery<'a, H> {
-    pub(super) event: &'a Event,
+    pub(super) event: &'a Arc<Event>,
     pub(super) handler: &'a H,
 }
 
 impl<H: Handle> Work for Delivery<'_, H> {
     type Output = (Recorded, Vec<Note>);
 
-    fn turn(&self) -> Option<&str> {
-        self.event.subscription_id.as_deref()
-    }
-
-    async fn at_once(&self, conn: &mut Conn, plans: &PricePlans) -> QueryResult<Option<Self::Output>> {
-        let Some(shortcut) = self.handler.shortcut(plans, self.event) else {
+    async fn at_once(&self, service: &Service) -> Result<Option<Self::Output>, AttemptError> {
+        let Some(shortcut) = self.handler.shortcut(&service.parts.plans, self.event) else {
             return Ok(None);
         };
-        let recorded = match take(conn, self.event, &shortcut).await {
-            Err(error) if is_duplicate(&error) => Some(Recorded::Duplicate),
-            taken => taken?,
-        };
-        Ok(recorded.map(|recorded| (recorded, Vec::new())))
+        let came = service.at_once(Short { event: self.event.clone(), shortcut: Arc::new(shortcut) }).await?;
+        Ok(came.map(|recorded| (recorded, Vec::new())))
     }
 
     async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
@@ -78,32 +72,8 @@ impl<H: Handle> Work for Delivery<'_, H> {
     }
 }
 
-/// Takes a shortcut. `None` where its guard did not hold.
-async fn take(conn: &mut Conn, event: &Event, shortcut: &Shortcut) -> QueryResult<Option<Recorded>> {
-    let (outcome, came) = match shortcut {
-        Shortcut::NewerState(newer) => {
-            match record::with_newer_state(conn, event, Outcome::Applied.as_str(), newer).await? {
-                // It is old, as a rule; or had to wait for the row, and judged by what it had seen before.
-                AtOnce::Missed => {
-                    (Outcome::Stale, record::as_stale(conn, event, Outcome::Stale.as_str(), newer.version).await?)
-                }
-                came => (Outcome::Applied, came),
-            }
-        }
-        Shortcut::NewerInvoice(invoice) => {
-            (Outcome::Applied, record::with_newer_invoice(conn, event, Outcome::Applied.as_str(), invoice).await?)
-        }
-        Shortcut::Nothing => (Outcome::Ignored, record::unchanged(conn, event, Outcome::Ignored.as_str()).await?),
-    };
-    Ok(match came {
-        AtOnce::Recorded => Some(Recorded::First(outcome)),
-        AtOnce::Duplicate => Some(Recorded::Duplicate),
-        AtOnce::Missed => None,
-    })
-}
-
 /// Asked of the statement's error alone that records the event: a handler's own unique violation is a failure.
-fn is_duplicate(error: &DieselError) -> bool {
+pub(super) fn is_duplicate(error: &DieselError) -> bool {
     matches!(error, DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, information)
         if information.constraint_name() == Some(record::PRIMARY_KEY))
 }
@@ -126,17 +96,14 @@ impl Service {
     where
         H: Handle + Send + 'static,
     {
-        let service = self.clone();
+        let (service, event) = (self.clone(), Arc::new(event));
         let result = self.on_runtime(async move {
             let (recorded, notes) = match service.run(&Delivery { event: &event, handler: &handler }).await {
                 Ok(done) => done,
                 Err(error) => return Err(service.failed(&event, error).await),
             };
             // In the task: it has committed, whether or not anybody waits for it still.
-            service.parts.metrics.event(&event.event_type, recorded.as_str());
-            if matches!(recorded, Recorded::First(_)) {
-                service.room.note(false);
-            }
+            service.count(&event, recorded);
             service.tell(&notes);
             Ok(recorded)
         });
@@ -145,6 +112,14 @@ impl Service {
                 self.parts.metrics.failure(FailureReason::Handler);
             }
         })
+    }
+
+    /// Counts what is now committed.
+    pub(super) fn count(&self, event: &Event, recorded: Recorded) {
+        self.parts.metrics.event(&event.event_type, recorded.as_str());
+        if matches!(recorded, Recorded::First(_)) {
+            self.room.note(false);
+        }
     }
 
     /// Records a failed attempt, in a transaction of its own, and says how it failed.

@@ -2,17 +2,18 @@
 //! It knows nothing of HTTP.
 
 mod accounts;
+mod at_once;
 mod deliver;
 mod drift;
 mod entitlement;
 mod error;
 mod overview;
 mod preview;
+mod queue;
 mod read;
 mod replay;
 mod search;
 mod transaction;
-mod turns;
 mod upkeep;
 mod watched;
 mod writes;
@@ -34,8 +35,9 @@ pub use replay::Replayed;
 pub use search::{Found, Story};
 pub use upkeep::{Prunable, Replayable};
 
+use at_once::{Came, Short};
+use queue::Queue;
 use transaction::AttemptError;
-use turns::Turns;
 use writes::Room;
 
 use crate::db::pool::Pool;
@@ -66,7 +68,7 @@ pub struct Parts {
 pub struct Service {
     parts: Arc<Parts>,
     room: Arc<Room>,
-    turns: Arc<Turns>,
+    queue: Arc<Queue<Short, Came>>,
 }
 
 /// How long one attempt at a transaction may take, waiting for a connection included. Longer than the time limits of
@@ -80,7 +82,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), room: Arc::default(), turns: Arc::default() }
+        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default() }
     }
 
     /// Where what happens is counted.

@@ -3,22 +3,18 @@
 
 use std::time::Duration;
 
-use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use rand::RngExt;
 use thiserror::Error;
 
-use super::turns::Turn;
-use super::watched::Watched;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
 use crate::db::pool::{PoolGetError, Pooled};
 use crate::db::writes;
 use crate::handlers::{Answers, Context, HandlerError, Question};
 use crate::metrics::FailureReason;
-use crate::stripe::PricePlans;
 use crate::stripe::api::ApiError;
 
 /// How often a transaction that lost against another is run again.
@@ -32,13 +28,8 @@ pub(super) trait Work: Sync {
     /// What it brings.
     type Output: Send;
 
-    /// The name under which single statements of this work take turns.
-    fn turn(&self) -> Option<&str> {
-        None
-    }
-
-    /// Tries it as a statement that stands alone, which is a transaction of its own. `None` where it has to be run.
-    fn at_once(&self, _: &mut Conn, _: &PricePlans) -> impl Future<Output = QueryResult<Option<Self::Output>>> + Send {
+    /// Tries it in a shorter way first, which commits by itself. `None` where it has to be run.
+    fn at_once(&self, _: &Service) -> impl Future<Output = Result<Option<Self::Output>, AttemptError>> + Send {
         std::future::ready(Ok(None))
     }
 
@@ -163,7 +154,7 @@ fn jitter(conflicts: u32) -> Duration {
 
 /// Tells a failed statement from a connection that was lost. A connection that the server has ended (a restart, an
 /// admin) reports an error like any other first, and only its next use shows that it is gone.
-async fn judge(error: HandlerError, conn: &mut Conn) -> AttemptError {
+pub(super) async fn judge(error: HandlerError, conn: &mut Conn) -> AttemptError {
     let is_of_the_database = matches!(error, HandlerError::Database(_));
     if is_of_the_database && (conn.is_broken() || conn.batch_execute("SELECT 1").await.is_err()) {
         return AttemptError::Lost(error);
@@ -212,38 +203,20 @@ impl Service {
 
     async fn attempt<W: Work>(&self, work: &W, answers: &Answers) -> Result<W::Output, AttemptError> {
         let ctx = Context { plans: &self.parts.plans, answers };
-        // Whoever had to ask Stripe has been this way, in vain.
-        let is_worth_a_try = answers.is_empty();
-        let turn = match work.turn().filter(|_| is_worth_a_try) {
-            Some(name) => Some(self.turn(name).await?),
-            None => None,
-        };
+        // Whoever had to ask Stripe has been the shorter way, in vain.
+        if answers.is_empty()
+            && let Some(output) = work.at_once(self).await?
+        {
+            return Ok(output);
+        }
         // Taken within the future that may be dropped: a connection that outlived its transaction's future would
         // take part in the dead transaction.
         let mut conn = self.connection().await?;
-        if is_worth_a_try && let Some(output) = self.at_once(work, &mut conn).await? {
-            return Ok(output);
-        }
-        drop(turn);
         let result = conn.transaction(async |conn| work.run(conn, ctx).await).await;
         match result {
             Ok(output) | Err(WorkError::Done(output)) => Ok(output),
             Err(WorkError::Handler(error)) => Err(judge(error, &mut conn).await),
         }
-    }
-
-    async fn at_once<W: Work>(&self, work: &W, conn: &mut Conn) -> Result<Option<W::Output>, AttemptError> {
-        let mut watched = Watched::of(conn);
-        let done = work.at_once(watched.conn(), &self.parts.plans).await;
-        watched.release();
-        match done {
-            Ok(output) => Ok(output),
-            Err(error) => Err(judge(error.into(), conn).await),
-        }
-    }
-
-    async fn turn<'a>(&'a self, name: &'a str) -> Result<Turn<'a>, AttemptError> {
-        tokio::time::timeout(self.parts.turn_timeout, self.turns.take(name)).await.map_err(|_| AttemptError::Turn)
     }
 
     pub(super) async fn connection(&self) -> Result<Pooled, AttemptError> {

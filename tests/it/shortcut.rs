@@ -73,9 +73,9 @@ async fn the_guards_in_sql_say_what_the_comparison_says() {
             let (stored, version) =
                 (version(stored_second, stored_status, stored_type), version(second, status, event_type));
             let event = Event::new("evt_1", event_type, second, subscription("sub_1", "cus_1", status, 1)).parsed();
-            let older = record::as_stale(&mut conn, &event, "stale", version).await.unwrap();
+            let older = record::as_stale(&conn, &event, "stale", version).await.unwrap();
             let newer = Newer { names_plan: false, state: state(status), version };
-            let newer = record::with_newer_state(&mut conn, &event, "applied", &newer).await.unwrap();
+            let newer = record::with_newer_state(&conn, &event, "applied", &newer).await.unwrap();
             let expected = match ordering::compare(stored, version) {
                 Order::Newer => (AtOnce::Missed, AtOnce::Recorded),
                 Order::Older => (AtOnce::Recorded, AtOnce::Duplicate),
