@@ -12,6 +12,13 @@ const TEMPLATE: &str = include_str!("../../tests/fixtures/basil/customer.subscri
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
+/// Where ids begin to count, in Unix seconds. Seen from the examples in Stripe's reference: `sub_1MowQVLkdIwHu7ixeRlqHVzs`
+/// is of 1679609767 and `pi_3MtwBwLkdIwHu7ix28a3tqPa` of 1680800504, and the digits after the first differ by as much.
+pub const EPOCH: u64 = 1_342_389_380;
+
+/// When the first event is of, in Unix seconds.
+const FIRST: u64 = 1_800_000_000;
+
 /// Steps from one subscription to the next. Prime, so that every one has its turn, in no order that the database could
 /// profit from.
 const STEP: u64 = 7_919;
@@ -41,7 +48,7 @@ impl Events {
 
     fn payload_of(&self, subscription: u64, n: u64) -> String {
         self.template
-            .replace("\"CREATED\"", &(1_800_000_000 + n).to_string())
+            .replace("\"CREATED\"", &(FIRST + n).to_string())
             .replace("EVENT", &id(n))
             .replace("CUSTOMER", &format!("cus_{subscription:014}"))
             .replace("SUBSCRIPTION", &format!("sub_{subscription:024}"))
@@ -68,9 +75,12 @@ fn post(body: &str, secret: &Secret) -> Vec<u8> {
     .into_bytes()
 }
 
-/// An id of Stripe's form. In no order, which is the worst that can happen to an index.
+/// The id of event number `n`, as Stripe makes them: after `evt_1` come five digits to the base of 62 that count the
+/// seconds since [`EPOCH`], and then what is in no order. So ids grow, by the second; here a thousand are of one.
 pub fn id(n: u64) -> String {
+    let seconds = FIRST + n / 1_000 - EPOCH;
+    let seconds = (0..5).rev().map(|digit| seconds / 62_u64.pow(digit));
     let digest = Sha256::digest(n.to_be_bytes());
-    let letters = digest.iter().take(23).map(|&byte| char::from(BASE62[usize::from(byte) % 62]));
-    "evt_1".chars().chain(letters).collect()
+    let rest = digest.iter().take(18).map(|&byte| byte.into());
+    "evt_1".chars().chain(seconds.chain(rest).map(|digit| char::from(BASE62[(digit % 62) as usize]))).collect()
 }

@@ -3,11 +3,11 @@
 use anyhow::Result;
 
 use super::database::Database;
+use super::events::EPOCH;
 
 /// In one transaction that begins with TRUNCATE and under `wal_level` minimal, so that none of it goes through the
 /// write-ahead log; without indexes, which are built at the end; and with the payload as the table would store it,
-/// compressed once. Ids are in no order; times go up over 120 days that ended an hour ago; a subscription has 20
-/// events.
+/// compressed once. Times go up over 120 days that ended an hour ago, and ids with them; a subscription has 20 events.
 ///
 /// `$PARKED` says which are parked: of customers that no account has, and no delivery is about.
 const FILL: &str = "
@@ -34,7 +34,10 @@ const FILL: &str = "
     END $$;
     INSERT INTO stripe_events (id, type, outcome, api_version, livemode, created, received_at, customer_id,
             subscription_id, account_id, payload)
-        SELECT 'evt_1' || left(translate(encode(sha256(n::text::bytea), 'base64'), '+/=', ''), 23),
+        SELECT 'evt_1' || (SELECT string_agg(substr('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz',
+                    ((extract(epoch FROM at)::bigint - $EPOCH) / power % 62)::int + 1, 1), '' ORDER BY power DESC)
+                FROM unnest(ARRAY[1, 62, 3844, 238328, 14776336]) power)
+                || left(translate(encode(sha256(n::text::bytea), 'base64'), '+/=', ''), 18),
             'customer.subscription.updated', CASE WHEN $PARKED THEN 'parked' ELSE 'applied' END,
             '2025-03-31.basil', false, at, at + interval '1 second', 'cus_' || lpad(s::text, 14, '0'),
             'sub_' || lpad(s::text, 24, '0'), md5(s::text)::uuid, sample.payload
@@ -59,7 +62,11 @@ const FILL: &str = "
 pub fn refilled(mut database: Database, rows: u64, payload: &str, parked: &str) -> Result<Database> {
     database.execute_each("ALTER SYSTEM SET wal_level = minimal; ALTER SYSTEM SET max_wal_senders = 0")?;
     database = database.restarted()?;
-    let fill = FILL.replace("$ROWS", &rows.to_string()).replace("$PARKED", parked).replace("$PAYLOAD", payload);
+    let fill = FILL
+        .replace("$ROWS", &rows.to_string())
+        .replace("$PARKED", parked)
+        .replace("$PAYLOAD", payload)
+        .replace("$EPOCH", &EPOCH.to_string());
     database.execute(&fill)?;
     Ok(database)
 }
