@@ -1,7 +1,9 @@
-//! What most events come to, in one statement each; and under load several events in one transaction, since a commit
-//! costs as much as the rest.
+//! The short way: what most events come to, in one statement each; and under load the statements of several events in
+//! one transaction, since a commit costs as much as all the rest.
 //!
-//! Together they are in one transaction or not at all: what fails together is rolled back, and each goes again alone.
+//! Each statement is whole by itself, the idempotency row and the change. That several share a commit changes nothing
+//! but when they are on disk, and nobody is answered before. If any of them fails, all are rolled back, and each goes
+//! again alone: what befalls one event is not another's.
 
 use std::sync::Arc;
 
@@ -9,17 +11,17 @@ use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{join, join_all};
 
-use super::Service;
 use super::deliver::{Recorded, is_duplicate};
-use super::queue::{Along, Word};
+use super::queue::{Follower, Place, TooLong, Word};
 use super::transaction::{AttemptError, judge};
 use super::watched::Watched;
+use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
 use crate::db::record::{self, AtOnce};
 use crate::handlers::{Outcome, Shortcut};
 use crate::stripe::Event;
 
-/// How long a statement waits for a lock where others go with it, which then have to wait as well.
+/// Begins a transaction whose statements hardly wait for a lock, since all the others would wait with them.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '50ms'";
 
 /// An event, and all there is to do for it.
@@ -32,30 +34,55 @@ pub(super) struct Short {
 /// What came of it; `None` where the guard did not hold and nothing changed.
 pub(super) type Came = Option<Recorded>;
 
+/// The place of a delivery that is on its way.
+pub(super) type OwnPlace = Place<Short, Came>;
+
+/// What a delivery has come to when its turn comes.
+pub(super) enum Turn {
+    /// It is to go now.
+    Go(OwnPlace, Short),
+    /// Another took it along, and it is committed.
+    Taken(Recorded),
+    /// Another took it along, and its guard did not hold.
+    Missed,
+}
+
 impl Service {
-    /// Takes the shortcut: alone, or together with others. Whatever it says is committed.
-    pub(super) async fn at_once(&self, short: Short) -> Result<Came, AttemptError> {
-        let mut place = match self.turn(&short).await? {
-            Word::Go(place) => place,
-            Word::Done(came) => return Ok(came),
-        };
+    /// Waits for the turn of a delivery, or until another took it along.
+    pub(super) async fn turn(&self, short: Short) -> Result<Turn, AttemptError> {
+        let _waiting = self.parts.metrics.waiting();
+        let name = short.event.subscription_id.as_deref();
+        match self.queue.join(name, short.clone(), self.parts.turn_timeout).await {
+            Ok(Word::Go(place)) => Ok(Turn::Go(place, short)),
+            Ok(Word::Done(Some(recorded))) => Ok(Turn::Taken(recorded)),
+            Ok(Word::Done(None)) => Ok(Turn::Missed),
+            Err(TooLong) => Err(AttemptError::Turn),
+        }
+    }
+
+    /// Takes the shortcut: alone, or together with those that wait by now. Whatever it says is committed.
+    pub(super) async fn at_once(&self, place: OwnPlace, short: Short) -> Result<Came, AttemptError> {
+        tokio::time::timeout(ATTEMPT_LIMIT, self.go(place, short)).await.unwrap_or(Err(AttemptError::TimedOut))
+    }
+
+    async fn go(&self, mut place: OwnPlace, short: Short) -> Result<Came, AttemptError> {
         // Taken within the future that may be dropped: a connection that outlived its transaction's future would
         // take part in the dead transaction.
         let mut conn = self.connection().await?;
-        let along = place.take_along();
-        if along.is_empty() {
+        let followers = place.take_along();
+        if followers.is_empty() {
             return alone(&mut conn, &short).await;
         }
-        match together(&mut conn, along.iter().map(|along| &along.item).chain([&short])).await {
+        match together(&mut conn, followers.iter().map(|follower| &follower.item).chain([&short])).await {
             Ok(mut came) => {
                 let own = came.pop().flatten();
                 drop(place);
-                self.tell_all(along, came);
+                self.tell_all(followers, came);
                 Ok(own)
             }
             Err(error) => {
-                log::debug!("{} events go each alone: {error}", along.len() + 1);
-                place.part(along);
+                log::debug!("{} events go each alone: {error}", followers.len() + 1);
+                place.part(followers);
                 // It may be closed.
                 drop(conn);
                 let mut conn = self.connection().await?;
@@ -64,20 +91,13 @@ impl Service {
         }
     }
 
-    async fn turn(&self, short: &Short) -> Result<Word<Short, Came>, AttemptError> {
-        let _waiting = self.parts.metrics.waiting();
-        let name = short.event.subscription_id.as_deref();
-        self.queue.join(name, short.clone(), self.parts.turn_timeout).await.map_err(|_| AttemptError::Turn)
-    }
-
-    fn tell_all(&self, along: Vec<Along<Short, Came>>, came: Vec<Came>) {
-        for (along, came) in along.into_iter().zip(came) {
-            let event = along.item.event.clone();
-            if !along.tell(came)
-                && let Some(recorded) = came
-            {
-                self.count(&event, recorded);
+    /// Counts the followers, whether or not anybody waits for them still, and tells them what came of them.
+    fn tell_all(&self, followers: Vec<Follower<Short, Came>>, came: Vec<Came>) {
+        for (follower, came) in followers.into_iter().zip(came) {
+            if let Some(recorded) = came {
+                self.count(&follower.item.event, recorded);
             }
+            follower.tell(came);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-use super::at_once::Short;
+use super::at_once::{OwnPlace, Short, Turn};
 use super::transaction::{AttemptError, Work, WorkError};
 use super::{Service, ServiceError};
 use crate::db::record;
@@ -36,23 +36,14 @@ impl Recorded {
     }
 }
 
-/// The work of a delivery: insert the idempotency row, handle the event, record the outcome; or, for most events, all
-/// of that in one statement.
+/// The long way of a delivery: insert the idempotency row, handle the event, record the outcome.
 pub(super) struct Delivery<'a, H> {
-    pub(super) event: &'a Arc<Event>,
+    pub(super) event: &'a Event,
     pub(super) handler: &'a H,
 }
 
 impl<H: Handle> Work for Delivery<'_, H> {
     type Output = (Recorded, Vec<Note>);
-
-    async fn at_once(&self, service: &Service) -> Result<Option<Self::Output>, AttemptError> {
-        let Some(shortcut) = self.handler.shortcut(&service.parts.plans, self.event) else {
-            return Ok(None);
-        };
-        let came = service.at_once(Short { event: self.event.clone(), shortcut: Arc::new(shortcut) }).await?;
-        Ok(came.map(|recorded| (recorded, Vec::new())))
-    }
 
     async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
         // The outcome is not known yet; the last statement sets it.
@@ -96,9 +87,20 @@ impl Service {
     where
         H: Handle + Send + 'static,
     {
-        let (service, event) = (self.clone(), Arc::new(event));
+        let event = Arc::new(event);
+        // Waited for here: whoever is taken along needs neither a task nor a connection of its own.
+        let turn = match handler.shortcut(&self.parts.plans, &event) {
+            Some(shortcut) => match self.turn(Short { event: event.clone(), shortcut: Arc::new(shortcut) }).await {
+                Ok(Turn::Taken(recorded)) => return Ok(recorded),
+                Ok(Turn::Missed) => None,
+                Ok(Turn::Go(place, short)) => Some((place, short)),
+                Err(error) => return Err(self.failed(&event, error).await),
+            },
+            None => None,
+        };
+        let service = self.clone();
         let result = self.on_runtime(async move {
-            let (recorded, notes) = match service.run(&Delivery { event: &event, handler: &handler }).await {
+            let (recorded, notes) = match service.deliver(turn, &event, &handler).await {
                 Ok(done) => done,
                 Err(error) => return Err(service.failed(&event, error).await),
             };
@@ -112,6 +114,24 @@ impl Service {
                 self.parts.metrics.failure(FailureReason::Handler);
             }
         })
+    }
+
+    /// Delivers in the short way, if it is its turn, and in the long one where that brings nothing.
+    async fn deliver<H: Handle>(
+        &self,
+        turn: Option<(OwnPlace, Short)>,
+        event: &Event,
+        handler: &H,
+    ) -> Result<(Recorded, Vec<Note>), AttemptError> {
+        if let Some((place, short)) = turn {
+            match self.at_once(place, short).await {
+                Ok(Some(recorded)) => return Ok((recorded, Vec::new())),
+                Ok(None) => {}
+                Err(error) if error.may_pass() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.run(&Delivery { event, handler }).await
     }
 
     /// Counts what is now committed.

@@ -1,7 +1,5 @@
 //! What applying an event would come to: the delivery as it is, rolled back.
 
-use std::sync::Arc;
-
 use super::deliver::{Delivery, Recorded};
 use super::transaction::{Work, WorkError};
 use super::{Service, ServiceError};
@@ -30,7 +28,7 @@ impl Service {
     pub async fn preview(&self, event: Event) -> Result<Recorded, ServiceError> {
         let service = self.clone();
         self.on_runtime(async move {
-            let delivery = Delivery { event: &Arc::new(event), handler: &Handlers };
+            let delivery = Delivery { event: &event, handler: &Handlers };
             Ok(service.run(&Preview(delivery)).await?)
         })
         .await

@@ -73,7 +73,7 @@ pub(super) struct TooLong;
 
 /// One that was taken along. Dropped without a word, it goes again, alone.
 #[derive(Debug)]
-pub(super) struct Along<T, R> {
+pub(super) struct Follower<T, R> {
     pub(super) item: T,
     word: oneshot::Sender<Word<T, R>>,
 }
@@ -219,11 +219,11 @@ impl<T, R> State<T, R> {
 
 impl<T, R> Place<T, R> {
     /// Takes along who waits: in order, and nobody whose name is on its way elsewhere.
-    pub(super) fn take_along(&mut self) -> Vec<Along<T, R>> {
-        let mut along = Vec::new();
+    pub(super) fn take_along(&mut self) -> Vec<Follower<T, R>> {
+        let mut followers = Vec::new();
         let mut state = self.queue.state();
         if self.is_alone || state.waiting.is_empty() {
-            return along;
+            return followers;
         }
         let mut passed_over = HashSet::new();
         let mut stays = VecDeque::new();
@@ -231,26 +231,26 @@ impl<T, R> Place<T, R> {
             let may_go = |name: &String| {
                 !passed_over.contains(name) && (self.names.contains(name) || !state.taken.contains(name))
             };
-            if along.len() + 1 < MOST && !waiting.is_alone && waiting.name.as_ref().is_none_or(may_go) {
+            if followers.len() + 1 < MOST && !waiting.is_alone && waiting.name.as_ref().is_none_or(may_go) {
                 if let Some(name) = waiting.name.filter(|name| !self.names.contains(name)) {
                     state.taken.insert(name.clone());
                     self.names.push(name);
                 }
-                along.push(Along { item: waiting.item, word: waiting.word });
+                followers.push(Follower { item: waiting.item, word: waiting.word });
             } else {
                 passed_over.extend(waiting.name.clone());
                 stays.push_back(waiting);
             }
         }
         state.waiting = stays;
-        along
+        followers
     }
 
-    /// Goes on alone. Those that were taken along go again, each alone.
-    pub(super) fn part(&mut self, along: Vec<Along<T, R>>) {
+    /// Goes on alone, and lets the followers go again, each alone.
+    pub(super) fn part(&mut self, followers: Vec<Follower<T, R>>) {
         self.is_alone = true;
         self.give_back(self.own);
-        drop(along);
+        drop(followers);
     }
 
     fn give_back(&mut self, from: usize) {
@@ -269,10 +269,10 @@ impl<T, R> Drop for Place<T, R> {
     }
 }
 
-impl<T, R> Along<T, R> {
-    /// Says what came of it; `false` where nobody waits any longer.
-    pub(super) fn tell(self, result: R) -> bool {
-        self.word.send(Word::Done(result)).is_ok()
+impl<T, R> Follower<T, R> {
+    /// Says what came of it.
+    pub(super) fn tell(self, result: R) {
+        self.word.send(Word::Done(result)).ok();
     }
 }
 
@@ -301,8 +301,8 @@ mod tests {
         futures_util::future::join_all(names.map(|name| place(queue, name))).await
     }
 
-    fn items(along: &[Along<&'static str, usize>]) -> Vec<&'static str> {
-        along.iter().map(|along| along.item).collect()
+    fn items(followers: &[Follower<&'static str, usize>]) -> Vec<&'static str> {
+        followers.iter().map(|follower| follower.item).collect()
     }
 
     fn assert_is_empty(queue: &Names) {
@@ -320,10 +320,10 @@ mod tests {
         assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
         drop(lanes.remove(0));
         let Some(Ok(Word::Go(mut first))) = (&mut waiting[0]).now_or_never() else { panic!("the first follows") };
-        let along = first.take_along();
-        assert_eq!(items(&along), ["b", "a", "c"], "all but the one whose name is on its way");
-        for (number, along) in along.into_iter().enumerate() {
-            assert!(along.tell(number));
+        let followers = first.take_along();
+        assert_eq!(items(&followers), ["b", "a", "c"], "all but the one whose name is on its way");
+        for (number, follower) in followers.into_iter().enumerate() {
+            follower.tell(number);
         }
         for (number, waiting) in waiting[1..4].iter_mut().enumerate() {
             assert!(matches!(waiting.now_or_never(), Some(Ok(Word::Done(done))) if done == number));
@@ -343,9 +343,9 @@ mod tests {
         let mut waiting: Vec<_> = ["a", "a", "b"].map(|name| Box::pin(queue.join(Some(name), name, LIMIT))).into();
         let Some(Ok(Word::Go(other))) = (&mut waiting[2]).now_or_never() else { panic!("another name does not wait") };
         assert!(waiting[..2].iter_mut().all(|waiting| waiting.now_or_never().is_none()));
-        let along = first.take_along();
-        assert_eq!(items(&along), ["a", "a"]);
-        first.part(along);
+        let followers = first.take_along();
+        assert_eq!(items(&followers), ["a", "a"]);
+        first.part(followers);
         assert!(waiting[..2].iter_mut().all(|waiting| waiting.now_or_never().is_none()), "the name is on its way");
         assert!(first.take_along().is_empty(), "who is alone takes nobody along, and goes with nobody");
         drop(first);
@@ -363,9 +363,9 @@ mod tests {
         let mut lanes = all_lanes(&queue).await;
         let mut waiting = Box::pin(queue.join(Some("a"), "a", LIMIT));
         assert!((&mut waiting).now_or_never().is_none());
-        let along = lanes[0].take_along();
-        assert_eq!(items(&along), ["a"]);
-        lanes[0].part(along);
+        let followers = lanes[0].take_along();
+        assert_eq!(items(&followers), ["a"]);
+        lanes[0].part(followers);
         assert!((&mut waiting).now_or_never().is_none(), "there is no room");
         drop(lanes.remove(1));
         assert!(matches!((&mut waiting).now_or_never(), Some(Ok(Word::Go(_)))));

@@ -28,11 +28,6 @@ pub(super) trait Work: Sync {
     /// What it brings.
     type Output: Send;
 
-    /// Tries it in a shorter way first, which commits by itself. `None` where it has to be run.
-    fn at_once(&self, _: &Service) -> impl Future<Output = Result<Option<Self::Output>, AttemptError>> + Send {
-        std::future::ready(Ok(None))
-    }
-
     /// Changes rows. It does not commit.
     fn run(
         &self,
@@ -99,6 +94,17 @@ impl AttemptError {
             ))) => true,
             Self::Handler(error) => is_conflict(error) || is_full(error),
             _ => true,
+        }
+    }
+
+    /// Whether another attempt may go well at once: after a conflict, or over another connection. The pool hands out
+    /// connections unchecked; one that died while idle is no reason to fail, nor is one that was opened while the
+    /// database was read-only.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Lost(_) | Self::ReadOnly(_) => true,
+            Self::Handler(error) => is_conflict(error),
+            _ => false,
         }
     }
 
@@ -193,8 +199,6 @@ impl Service {
                     conflicts += 1;
                     tokio::time::sleep(jitter(conflicts)).await;
                 }
-                // The pool hands out connections unchecked; one that died while idle is no reason to fail, nor is one
-                // that was opened while the database was read-only.
                 AttemptError::Lost(_) | AttemptError::ReadOnly(_) if !was_lost => was_lost = true,
                 error => return Err(error),
             }
@@ -203,12 +207,6 @@ impl Service {
 
     async fn attempt<W: Work>(&self, work: &W, answers: &Answers) -> Result<W::Output, AttemptError> {
         let ctx = Context { plans: &self.parts.plans, answers };
-        // Whoever had to ask Stripe has been the shorter way, in vain.
-        if answers.is_empty()
-            && let Some(output) = work.at_once(self).await?
-        {
-            return Ok(output);
-        }
         // Taken within the future that may be dropped: a connection that outlived its transaction's future would
         // take part in the dead transaction.
         let mut conn = self.connection().await?;

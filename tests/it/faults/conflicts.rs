@@ -75,7 +75,8 @@ async fn a_conflict_that_does_not_end_is_503_after_a_few_attempts_and_applied_wh
         fail(&app, 1_000, trigger, error).await;
         let answer = app.deliver(event("evt_1", 5)).await;
         assert_eq!((answer.status, answer.error_code()), (503, "unavailable"), "{trigger} {error:?}");
-        assert_eq!(attempts(&app).await, ATTEMPTS);
+        // One more where there is a shorter way.
+        assert_eq!(attempts(&app).await, ATTEMPTS + i64::from(has_row));
         assert_eq!(app.count("stripe_events WHERE id = 'evt_1'").await, 0);
         assert_eq!(app.count("subscriptions WHERE seat_limit = 5").await, 0);
         assert_eq!(app.count("event_failures").await, 1);
