@@ -5,7 +5,7 @@
 //! 1. [`http`] takes the request, bounds its body, and puts every answer into words.
 //! 2. [`verify`] turns signed bytes into [`verify::Verified`] ones; nothing else can.
 //! 3. [`stripe`] reads what Stripe says: events, subscriptions of every API version, its API.
-//! 4. [`service`] runs the one transaction, often of one statement, that holds the idempotency row and the change.
+//! 4. [`service`] runs the transaction, for most events of one statement each, that holds the idempotency row and the change.
 //! 5. [`handlers`] change rows for one event; they neither commit nor call the network.
 //! 6. [`ordering`] decides which of two states is newer; pure.
 //! 7. [`db`] holds one query per function, the pool, and the migrations.

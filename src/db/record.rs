@@ -1,8 +1,8 @@
 //! Records events: the first statement of a transaction, or the only one.
 //!
 //! What most events come to is done together with the idempotency row in one statement, and so in one round trip.
-//! PostgreSQL runs a statement that stands alone as a transaction of its own: both are there or neither is. Such a
-//! statement carries a guard; where it does not hold, nothing is recorded and nothing changed, and the event goes the
+//! PostgreSQL runs a statement that stands alone as a transaction of its own: both are there or neither is. (Several of
+//! them may share a transaction; then all are there or none is.) Such a statement carries a guard; where it does not hold, nothing is recorded and nothing changed, and the event goes the
 //! long way.
 //!
 //! The long way writes the idempotency row first and waits for the subscription's row later; a single statement has to
@@ -31,7 +31,7 @@ use crate::stripe::{Event, FINAL_STATUSES, Kind};
 /// The constraint whose violation means that the event is recorded already.
 pub const PRIMARY_KEY: &str = "stripe_events_pkey";
 
-/// What came of a statement that stands alone.
+/// What came of one of these statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtOnce {
     /// The event is recorded, its change made.
@@ -127,7 +127,7 @@ macro_rules! newer_state {
     };
 }
 
-/// Runs a statement of [`record`] and waits until it has committed.
+/// Runs a statement of [`record`] and waits until it has committed, where it stands alone.
 macro_rules! run {
     ($conn:expr, $statement:expr) => {{
         // All rows, not the first: the commit comes after the last.

@@ -39,13 +39,8 @@ impl Answers {
     }
 
     /// How many questions were answered.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.given.len()
-    }
-
-    /// Whether nothing was answered yet.
-    pub fn is_empty(&self) -> bool {
-        self.given.is_empty()
     }
 
     /// The answer to exactly this question; `None` where there is nothing to fetch or no key.

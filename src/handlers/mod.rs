@@ -150,7 +150,7 @@ impl<'a> Concern<'a> {
 
 /// Something that handles events. There is one, [`Handlers`]; a test may have others.
 pub trait Handle: Sync {
-    /// What may spare [`Handle::handle`]. The service takes it, before it begins a transaction.
+    /// What may spare [`Handle::handle`]. The service takes it first.
     fn shortcut(&self, _: &PricePlans, _: &Event) -> Option<Shortcut> {
         None
     }

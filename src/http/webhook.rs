@@ -40,7 +40,7 @@ pub async fn receive(request: HttpRequest, payload: Payload, state: Data<State>)
     let result = tokio::select! {
         result = state.service.apply(event) => result,
         // Dropping the other branch gives the transaction up. The next delivery finds everything as if this one had
-        // never come; or is a duplicate, where the commit was under way.
+        // never come; or is a duplicate, where the commit was under way or others shared it.
         () = disconnect::client_gone(&request) => return Err(ApiError::Unavailable),
     };
     delivery.end(&result);

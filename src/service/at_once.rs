@@ -5,6 +5,7 @@
 //! but when they are on disk, and nobody is answered before. If any of them fails, all are rolled back, and each goes
 //! again alone: what befalls one event is not another's.
 
+use std::iter;
 use std::sync::Arc;
 
 use diesel::QueryResult;
@@ -17,6 +18,7 @@ use super::transaction::{AttemptError, judge};
 use super::watched::Watched;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
+use crate::db::pool::Pooled;
 use crate::db::record::{self, AtOnce};
 use crate::handlers::{Outcome, Shortcut};
 use crate::stripe::Event;
@@ -50,7 +52,6 @@ pub(super) enum Turn {
 impl Service {
     /// Waits for the turn of a delivery, or until another took it along.
     pub(super) async fn turn(&self, short: Short) -> Result<Turn, AttemptError> {
-        let _waiting = self.parts.metrics.waiting();
         let name = short.event.subscription_id.as_deref();
         match self.queue.join(name, short.clone(), self.parts.turn_timeout).await {
             Ok(Word::Go(place)) => Ok(Turn::Go(place, short)),
@@ -73,26 +74,53 @@ impl Service {
         if followers.is_empty() {
             return alone(&mut conn, &short).await;
         }
-        match together(&mut conn, followers.iter().map(|follower| &follower.item).chain([&short])).await {
-            Ok(mut came) => {
-                let own = came.pop().flatten();
+        // A task that nobody aborts: that the leader's client has gone is not to be the followers' loss.
+        let task = tokio::spawn(self.clone().lead(place, conn, short.clone(), followers));
+        let place = match task.await {
+            Ok(Ok(came)) => return Ok(came),
+            Ok(Err(place)) => place,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(AttemptError::TimedOut),
+            },
+        };
+        let mut conn = self.connection().await?;
+        let came = alone(&mut conn, &short).await;
+        drop(place);
+        came
+    }
+
+    /// Takes the shortcuts of the leader and its followers. Gives the place back, for the leader alone, where that
+    /// failed.
+    async fn lead(
+        self,
+        mut place: OwnPlace,
+        mut conn: Pooled,
+        short: Short,
+        mut followers: Vec<Follower<Short, Came>>,
+    ) -> Result<Came, OwnPlace> {
+        // Those of one subscription stay in order; the rest in the same one in all replicas, which want the same rows.
+        followers.sort_by(|one, other| one.item.event.subscription_id.cmp(&other.item.event.subscription_id));
+        let shorts: Vec<_> = iter::once(&short).chain(followers.iter().map(|follower| &follower.item)).collect();
+        let done = tokio::time::timeout(ATTEMPT_LIMIT, together(&mut conn, &shorts)).await;
+        match done.unwrap_or(Err(AttemptError::TimedOut)) {
+            Ok(came) => {
                 drop(place);
+                let mut came = came.into_iter();
+                let own = came.next().flatten();
                 self.tell_all(followers, came);
                 Ok(own)
             }
             Err(error) => {
-                log::debug!("{} events go each alone: {error}", followers.len() + 1);
+                log::debug!("{} events go each alone: {error}", shorts.len());
                 place.part(followers);
-                // It may be closed.
-                drop(conn);
-                let mut conn = self.connection().await?;
-                alone(&mut conn, &short).await
+                Err(place)
             }
         }
     }
 
     /// Counts the followers, whether or not anybody waits for them still, and tells them what came of them.
-    fn tell_all(&self, followers: Vec<Follower<Short, Came>>, came: Vec<Came>) {
+    fn tell_all(&self, followers: Vec<Follower<Short, Came>>, came: impl Iterator<Item = Came>) {
         for (follower, came) in followers.into_iter().zip(came) {
             if let Some(recorded) = came {
                 self.count(&follower.item.event, recorded);
@@ -115,7 +143,7 @@ async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
 }
 
 /// Takes shortcuts in one transaction: what came of each, or nothing of any.
-async fn together(conn: &mut Conn, shorts: impl Iterator<Item = &Short>) -> Result<Vec<Came>, AttemptError> {
+async fn together(conn: &mut Conn, shorts: &[&Short]) -> Result<Vec<Came>, AttemptError> {
     let mut watched = Watched::of(conn);
     let came = in_one_transaction(watched.conn(), shorts).await;
     watched.release();
@@ -125,10 +153,11 @@ async fn together(conn: &mut Conn, shorts: impl Iterator<Item = &Short>) -> Resu
     }
 }
 
-async fn in_one_transaction(conn: &Conn, shorts: impl Iterator<Item = &Short>) -> QueryResult<Vec<Came>> {
-    // Sent together: polled in turn, each sends before it waits.
+async fn in_one_transaction(conn: &Conn, shorts: &[&Short]) -> QueryResult<Vec<Came>> {
+    // Sent together, in this order: polled in turn, each sends before it waits, or waits for its statement to be
+    // prepared, which is one after the other.
     let begin = async { (&mut &*conn).batch_execute(BEGIN).await };
-    let all = join_all(shorts.map(|short| take(conn, short)));
+    let all = join_all(shorts.iter().map(|short| take(conn, short)));
     let (begun, came) = join(begin, all).await;
     let came = begun.and_then(|()| came.into_iter().collect());
     // Not before all have been answered: one that still had to be prepared would come after it.

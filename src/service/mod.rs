@@ -49,7 +49,7 @@ use crate::stripe::{PricePlans, api};
 pub struct Parts {
     /// Connections to the database.
     pub pool: Pool,
-    /// How long an event waits for those of its subscription that came before it, at most.
+    /// How long an event waits for its turn behind those that came before it, at most.
     pub turn_timeout: Duration,
     /// Stripe's API; `None` without a key, and then nothing calls out.
     pub stripe: Option<api::Client>,

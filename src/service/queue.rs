@@ -101,24 +101,24 @@ impl<T, R> Default for Queue<T, R> {
 }
 
 impl<T: Clone, R> Queue<T, R> {
-    /// Waits for a place on the way, or until somebody took `item` along. `limit` is for the wait alone.
+    /// Waits for a place on the way, or until somebody took `item` along. `limit` is for the wait alone; it begins anew
+    /// where that somebody failed.
     ///
     /// # Errors
-    /// [`TooLong`]: it was not begun.
+    /// [`TooLong`]: it waited for so long, and nothing came of it.
     pub(super) async fn join(
         self: &Arc<Self>,
         name: Option<&str>,
         item: T,
         limit: Duration,
     ) -> Result<Word<T, R>, TooLong> {
-        let deadline = Instant::now() + limit;
         let mut is_alone = false;
         loop {
-            let told = match self.enter(name, &item, is_alone) {
+            let word = match self.enter(name, &item, is_alone) {
                 Ok(place) => Some(Word::Go(place)),
-                Err(ticket) => self.told(ticket, deadline).await?,
+                Err(ticket) => self.told(ticket, Instant::now() + limit).await?,
             };
-            match told {
+            match word {
                 Some(word) => return Ok(word),
                 // Whoever took it along failed, for a reason that may be another's.
                 None => is_alone = true,
@@ -129,13 +129,16 @@ impl<T: Clone, R> Queue<T, R> {
     /// A place on the way, where there is one; else one among those that wait.
     fn enter(self: &Arc<Self>, name: Option<&str>, item: &T, is_alone: bool) -> Result<Place<T, R>, Ticket<T, R>> {
         let mut state = self.state();
-        if state.has_room() && state.is_free(name) {
+        if state.has_room() && state.is_free(name) && !state.is_waited_for(name) {
             let name = name.map(str::to_owned);
             return Ok(self.place(&mut state, name, is_alone));
         }
         let (word, told) = oneshot::channel();
         let id = state.id();
         state.waiting.push_back(Waiting { id, name: name.map(str::to_owned), item: item.clone(), is_alone, word });
+        drop(state);
+        // There may be room, for one of this name that has waited for longer.
+        self.go_on();
         Err(Ticket { id, told })
     }
 }
@@ -164,8 +167,10 @@ impl<T, R> Queue<T, R> {
             if let Ok(told) = tokio::time::timeout(patience, &mut ticket.told).await {
                 return Ok(told.ok());
             }
-            // By now those on their way may count no longer.
-            self.go_on();
+            // By now those on their way may count no longer; one that looks is enough.
+            if self.state().is_first(ticket.id) {
+                self.go_on();
+            }
             if Instant::now() >= deadline {
                 return if self.leave(ticket.id) { Err(TooLong) } else { Ok(ticket.told.await.ok()) };
             }
@@ -212,6 +217,16 @@ impl<T, R> State<T, R> {
         self.on_their_way.iter().filter(|(_, since)| since.elapsed() < PATIENCE).count() < LANES
     }
 
+    /// Whether somebody of this name waits, who has to go before.
+    fn is_waited_for(&self, name: Option<&str>) -> bool {
+        name.is_some() && self.waiting.iter().any(|waiting| waiting.name.as_deref() == name)
+    }
+
+    /// Whether it is the first of those that wait.
+    fn is_first(&self, id: u64) -> bool {
+        self.waiting.iter().find(|waiting| !waiting.word.is_closed()).is_some_and(|first| first.id == id)
+    }
+
     fn is_free(&self, name: Option<&str>) -> bool {
         name.is_none_or(|name| !self.taken.contains(name))
     }
@@ -227,11 +242,16 @@ impl<T, R> Place<T, R> {
         }
         let mut passed_over = HashSet::new();
         let mut stays = VecDeque::new();
-        for waiting in std::mem::take(&mut state.waiting) {
+        while followers.len() + 1 < MOST
+            && let Some(waiting) = state.waiting.pop_front()
+        {
             let may_go = |name: &String| {
                 !passed_over.contains(name) && (self.names.contains(name) || !state.taken.contains(name))
             };
-            if followers.len() + 1 < MOST && !waiting.is_alone && waiting.name.as_ref().is_none_or(may_go) {
+            if waiting.word.is_closed() {
+                continue;
+            }
+            if !waiting.is_alone && waiting.name.as_ref().is_none_or(may_go) {
                 if let Some(name) = waiting.name.filter(|name| !self.names.contains(name)) {
                     state.taken.insert(name.clone());
                     self.names.push(name);
@@ -242,6 +262,7 @@ impl<T, R> Place<T, R> {
                 stays.push_back(waiting);
             }
         }
+        stays.append(&mut state.waiting);
         state.waiting = stays;
         followers
     }
@@ -249,22 +270,26 @@ impl<T, R> Place<T, R> {
     /// Goes on alone, and lets the followers go again, each alone.
     pub(super) fn part(&mut self, followers: Vec<Follower<T, R>>) {
         self.is_alone = true;
-        self.give_back(self.own);
+        self.give_back(self.own, false);
         drop(followers);
+        self.queue.go_on();
     }
 
-    fn give_back(&mut self, from: usize) {
+    /// Gives back names from this one on, and the place itself.
+    fn give_back(&mut self, from: usize, place: bool) {
         let mut state = self.queue.state();
         for name in self.names.drain(from..) {
             state.taken.remove(&name);
+        }
+        if place {
+            state.on_their_way.retain(|(id, _)| *id != self.id);
         }
     }
 }
 
 impl<T, R> Drop for Place<T, R> {
     fn drop(&mut self) {
-        self.give_back(0);
-        self.queue.state().on_their_way.retain(|(id, _)| *id != self.id);
+        self.give_back(0, true);
         self.queue.go_on();
     }
 }

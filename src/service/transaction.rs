@@ -9,7 +9,7 @@ use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use rand::RngExt;
 use thiserror::Error;
 
-use super::{ATTEMPT_LIMIT, Service};
+use super::{ATTEMPT_LIMIT, Service, watched};
 use crate::db::Conn;
 use crate::db::pool::{PoolGetError, Pooled};
 use crate::db::writes;
@@ -58,7 +58,7 @@ impl<T> From<DieselError> for WorkError<T> {
 pub(super) enum AttemptError {
     #[error("no connection to the database")]
     Pool(#[source] PoolGetError),
-    #[error("the subscription's earlier events take too long")]
+    #[error("the events before it take too long")]
     Turn,
     #[error("the database did not answer in time")]
     TimedOut,
@@ -163,6 +163,8 @@ fn jitter(conflicts: u32) -> Duration {
 pub(super) async fn judge(error: HandlerError, conn: &mut Conn) -> AttemptError {
     let is_of_the_database = matches!(error, HandlerError::Database(_));
     if is_of_the_database && (conn.is_broken() || conn.batch_execute("SELECT 1").await.is_err()) {
+        // Not for the pool either where it is alive: it is in a transaction that could not be ended.
+        watched::give_up(conn);
         return AttemptError::Lost(error);
     }
     let is_read_only = |error: &HandlerError| {
@@ -190,7 +192,7 @@ impl Service {
             };
             match error {
                 AttemptError::Handler(HandlerError::NeedsStripe(question)) => {
-                    if answers.len() >= MAX_QUESTIONS {
+                    if answers.count() >= MAX_QUESTIONS {
                         return Err(AttemptError::TooManyQuestions);
                     }
                     self.ask(question, &mut answers).await?;

@@ -110,6 +110,44 @@ async fn an_event_whose_client_goes_away_as_its_lock_comes_free_is_there_whole_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_does_not_take_those_with_it_that_go_together_with_its_event() {
+    let app = TestApp::start().await;
+    app.account_of("cus_1").await;
+    app.deliver(updated("evt_0", 100, "sub_1", "cus_1", 0)).await;
+    app.execute(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
+         CREATE TRIGGER dawdles BEFORE UPDATE ON subscriptions
+         FOR EACH ROW WHEN (NEW.seat_limit = 2) EXECUTE FUNCTION dawdle()",
+    )
+    .await;
+    let locker = app.database.client().await;
+    locker.batch_execute("BEGIN; SELECT 1 FROM subscriptions FOR UPDATE").await.unwrap();
+    let event = |n: i64| updated(&format!("evt_{n}"), 100 + n, "sub_1", "cus_1", n);
+    let first = send_and_hold(&app, &event(1)).await;
+    wait_until_blocked(&app).await;
+    // The first of those that wait, which takes the others along.
+    let leader = send_and_hold(&app, &event(2)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (third, fourth) = (event(3), event(4));
+    let followers = join_all([&third, &fourth].map(|event| app.deliver(event)));
+    let leave = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        locker.batch_execute("ROLLBACK").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(leader);
+    };
+    let (answers, ()) = tokio::join!(followers, leave);
+    for answer in answers {
+        assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{answer:?}");
+    }
+    assert_eq!(app.subscription("sub_1").await["seat_limit"], 4);
+    let of_them = "SELECT count(DISTINCT xmin::text) FROM stripe_events WHERE id IN ('evt_2', 'evt_3', 'evt_4')";
+    assert_eq!(app.one(of_them).await.get::<_, i64>(0), 1, "they went together");
+    assert_eq!(app.deliver(event(2)).await.outcome(), "duplicate", "there, though nobody was told");
+    drop(first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_not_given_up_fails_the_event_and_its_retry_applies() {
     let app = TestApp::start().await;
     app.account_of("cus_1").await;
