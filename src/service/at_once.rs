@@ -97,16 +97,20 @@ impl Service {
         mut place: OwnPlace,
         mut conn: Pooled,
         short: Short,
-        mut followers: Vec<Follower<Short, Came>>,
+        followers: Vec<Follower<Short, Came>>,
     ) -> Result<Came, OwnPlace> {
-        // Those of one subscription stay in order; the rest in the same one in all replicas, which want the same rows.
-        followers.sort_by(|one, other| one.item.event.subscription_id.cmp(&other.item.event.subscription_id));
-        let shorts: Vec<_> = iter::once(&short).chain(followers.iter().map(|follower| &follower.item)).collect();
+        let mut shorts: Vec<_> =
+            iter::once(&short).chain(followers.iter().map(|follower| &follower.item)).enumerate().collect();
+        // In the same order in all replicas, which may want the same rows; and within a subscription the older first, so
+        // that none is stale for want of patience.
+        shorts.sort_by_key(|(_, short)| (&short.event.subscription_id, short.event.created));
         let done = tokio::time::timeout(ATTEMPT_LIMIT, together(&mut conn, &shorts)).await;
         match done.unwrap_or(Err(AttemptError::TimedOut)) {
             Ok(came) => {
+                let mut came: Vec<_> = shorts.iter().map(|(position, _)| *position).zip(came).collect();
+                came.sort_unstable_by_key(|(position, _)| *position);
+                let mut came = came.into_iter().map(|(_, came)| came);
                 drop(place);
-                let mut came = came.into_iter();
                 let own = came.next().flatten();
                 self.tell_all(followers, came);
                 Ok(own)
@@ -143,7 +147,7 @@ async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
 }
 
 /// Takes shortcuts in one transaction: what came of each, or nothing of any.
-async fn together(conn: &mut Conn, shorts: &[&Short]) -> Result<Vec<Came>, AttemptError> {
+async fn together(conn: &mut Conn, shorts: &[(usize, &Short)]) -> Result<Vec<Came>, AttemptError> {
     let mut watched = Watched::of(conn);
     let came = in_one_transaction(watched.conn(), shorts).await;
     watched.release();
@@ -153,11 +157,11 @@ async fn together(conn: &mut Conn, shorts: &[&Short]) -> Result<Vec<Came>, Attem
     }
 }
 
-async fn in_one_transaction(conn: &Conn, shorts: &[&Short]) -> QueryResult<Vec<Came>> {
+async fn in_one_transaction(conn: &Conn, shorts: &[(usize, &Short)]) -> QueryResult<Vec<Came>> {
     // Sent together, in this order: polled in turn, each sends before it waits, or waits for its statement to be
     // prepared, which is one after the other.
     let begin = async { (&mut &*conn).batch_execute(BEGIN).await };
-    let all = join_all(shorts.iter().map(|short| take(conn, short)));
+    let all = join_all(shorts.iter().map(|(_, short)| take(conn, short)));
     let (begun, came) = join(begin, all).await;
     let came = begun.and_then(|()| came.into_iter().collect());
     // Not before all have been answered: one that still had to be prepared would come after it.
