@@ -85,7 +85,9 @@ pub(super) struct Place<T, R> {
     id: u64,
     /// Its own, and then those of the ones that it took along.
     names: Vec<String>,
+    /// How many of these are its own: one, or none.
     own: usize,
+    /// It takes nobody along.
     is_alone: bool,
 }
 
