@@ -10,7 +10,8 @@ use subledger::verify::sign;
 
 const TEMPLATE: &str = include_str!("../../tests/fixtures/basil/customer.subscription.updated.active.json");
 
-const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// The digits of Stripe's ids.
+pub const BASE62: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Where ids begin to count, in Unix seconds. Seen from the examples in Stripe's reference: `sub_1MowQVLkdIwHu7ixeRlqHVzs`
 /// is of 1679609767 and `pi_3MtwBwLkdIwHu7ix28a3tqPa` of 1680800504, and the digits after the first differ by as much.
@@ -82,5 +83,8 @@ pub fn id(n: u64) -> String {
     let seconds = (0..5).rev().map(|digit| seconds / 62_u64.pow(digit));
     let digest = Sha256::digest(n.to_be_bytes());
     let rest = digest.iter().take(18).map(|&byte| byte.into());
-    "evt_1".chars().chain(seconds.chain(rest).map(|digit| char::from(BASE62[(digit % 62) as usize]))).collect()
+    "evt_1"
+        .chars()
+        .chain(seconds.chain(rest).map(|digit| char::from(BASE62.as_bytes()[(digit % 62) as usize])))
+        .collect()
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::database::Database;
-use super::events::EPOCH;
+use super::events::{BASE62, EPOCH};
 
 /// In one transaction that begins with TRUNCATE and under `wal_level` minimal, so that none of it goes through the
 /// write-ahead log; without indexes, which are built at the end; and with the payload as the table would store it,
@@ -34,7 +34,7 @@ const FILL: &str = "
     END $$;
     INSERT INTO stripe_events (id, type, outcome, api_version, livemode, created, received_at, customer_id,
             subscription_id, account_id, payload)
-        SELECT 'evt_1' || (SELECT string_agg(substr('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz',
+        SELECT 'evt_1' || (SELECT string_agg(substr('$BASE62',
                     ((extract(epoch FROM at)::bigint - $EPOCH) / power % 62)::int + 1, 1), '' ORDER BY power DESC)
                 FROM unnest(ARRAY[1, 62, 3844, 238328, 14776336]) power)
                 || left(translate(encode(sha256(n::text::bytea), 'base64'), '+/=', ''), 18),
@@ -66,7 +66,8 @@ pub fn refilled(mut database: Database, rows: u64, payload: &str, parked: &str) 
         .replace("$ROWS", &rows.to_string())
         .replace("$PARKED", parked)
         .replace("$PAYLOAD", payload)
-        .replace("$EPOCH", &EPOCH.to_string());
+        .replace("$EPOCH", &EPOCH.to_string())
+        .replace("$BASE62", BASE62);
     database.execute(&fill)?;
     Ok(database)
 }

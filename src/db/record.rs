@@ -2,8 +2,8 @@
 //!
 //! What most events come to is done together with the idempotency row in one statement, and so in one round trip.
 //! PostgreSQL runs a statement that stands alone as a transaction of its own: both are there or neither is. (Several of
-//! them may share a transaction; then all are there or none is.) Such a statement carries a guard; where it does not hold, nothing is recorded and nothing changed, and the event goes the
-//! long way.
+//! them may share a transaction; then all are there or none is.) Such a statement carries a guard; where it does not
+//! hold, nothing is recorded and nothing changed, and the event goes the long way.
 //!
 //! The long way writes the idempotency row first and waits for the subscription's row later; a single statement has to
 //! change the subscription first, to know what it has to record. So that two deliveries of one event at once do not
