@@ -89,7 +89,8 @@ fn start_logging(options: &Options) -> Outcome {
 fn run(cli: Cli) -> Outcome {
     // Fails where one is installed already, which then serves.
     ring::default_provider().install_default().ok();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // One thread for all that waits for the database: what is handed on between tasks need not wake another.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         match cli.command.unwrap_or(Command::Serve) {
             Command::Serve => serve::run(&cli.options).await,
