@@ -5,7 +5,6 @@
 //! but when they are on disk, and nobody is answered before. If any of them fails, all are rolled back, and each goes
 //! again alone: what befalls one event is not another's.
 
-use std::iter;
 use std::sync::Arc;
 
 use diesel::QueryResult;
@@ -13,12 +12,11 @@ use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{join, join_all};
 
 use super::deliver::{Recorded, is_duplicate};
-use super::queue::{Follower, Place, TooLong, Word};
+use super::queue::{self, JoinError};
 use super::transaction::{AttemptError, judge};
 use super::watched::Watched;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
-use crate::db::pool::Pooled;
 use crate::db::record::{self, AtOnce};
 use crate::handlers::{Outcome, Shortcut};
 use crate::stripe::Event;
@@ -27,110 +25,95 @@ use crate::stripe::Event;
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '50ms'";
 
 /// An event, and all there is to do for it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Short {
-    pub(super) event: Arc<Event>,
-    pub(super) shortcut: Arc<Shortcut>,
+    event: Arc<Event>,
+    shortcut: Shortcut,
 }
 
 /// What came of it; `None` where the guard did not hold and nothing changed.
-pub(super) type Came = Option<Recorded>;
+type Came = Option<Recorded>;
 
-/// The place of a delivery that is on its way.
-pub(super) type OwnPlace = Place<Short, Came>;
+/// The events that go the short way, or wait for it.
+pub(super) type Queue = queue::Queue<Short, Result<Came, AttemptError>>;
 
-/// What a delivery has come to when its turn comes.
-pub(super) enum Turn {
-    /// It is to go now.
-    Go(OwnPlace, Short),
-    /// Another took it along, and it is committed.
-    Taken(Recorded),
-    /// Another took it along, and its guard did not hold.
-    Missed,
-}
+type Lane = queue::Lane<Short, Result<Came, AttemptError>>;
+type Waiting = queue::Waiting<Short, Result<Came, AttemptError>>;
 
 impl Service {
-    /// Waits for the turn of a delivery, or until another took it along.
-    pub(super) async fn turn(&self, short: Short) -> Result<Turn, AttemptError> {
-        let name = short.event.subscription_id.as_deref();
-        match self.queue.join(name, short.clone(), self.parts.turn_timeout).await {
-            Ok(Word::Go(place)) => Ok(Turn::Go(place, short)),
-            Ok(Word::Done(Some(recorded))) => Ok(Turn::Taken(recorded)),
-            Ok(Word::Done(None)) => Ok(Turn::Missed),
-            Err(TooLong) => Err(AttemptError::Turn),
+    /// Delivers an event in the short way. What it says is committed, and counted; `None` where the guard did not hold
+    /// and nothing changed.
+    pub(super) async fn at_once(&self, event: &Arc<Event>, shortcut: Shortcut) -> Result<Came, AttemptError> {
+        let short = Short { event: event.clone(), shortcut };
+        let name = event.subscription_id.as_deref();
+        match self.queue.join(name, short, self.parts.turn_timeout, |lane| self.start(lane)).await {
+            Ok(came) => came,
+            Err(JoinError::TooLong) => Err(AttemptError::Turn),
+            Err(JoinError::Died) => Err(AttemptError::Died),
         }
     }
 
-    /// Takes the shortcut: alone, or together with those that wait by now. Whatever it says is committed.
-    pub(super) async fn at_once(&self, place: OwnPlace, short: Short) -> Result<Came, AttemptError> {
-        tokio::time::timeout(ATTEMPT_LIMIT, self.go(place, short)).await.unwrap_or(Err(AttemptError::TimedOut))
+    /// On the runtime that owns the connections, as a task that nobody aborts: that one client has gone is not to be
+    /// the others' loss.
+    fn start(&self, mut lane: Lane) {
+        let service = self.clone();
+        self.parts.runtime.spawn(async move {
+            while let Some(first) = lane.next() {
+                service.go(&mut lane, first).await;
+            }
+        });
     }
 
-    async fn go(&self, mut place: OwnPlace, short: Short) -> Result<Came, AttemptError> {
-        // Taken within the future that may be dropped: a connection that outlived its transaction's future would
-        // take part in the dead transaction.
-        let mut conn = self.connection().await?;
-        let followers = place.take_along();
-        if followers.is_empty() {
-            return alone(&mut conn, &short).await;
-        }
-        // A task that nobody aborts: that the leader's client has gone is not to be the followers' loss.
-        let task = tokio::spawn(self.clone().lead(place, conn, short.clone(), followers));
-        let place = match task.await {
-            Ok(Ok(came)) => return Ok(came),
-            Ok(Err(place)) => place,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Err(AttemptError::TimedOut),
-            },
+    /// Takes the shortcut of the first; alone, or together with those that wait by now.
+    async fn go(&self, lane: &mut Lane, mut first: Waiting) {
+        // Nothing is done for a client that has gone. Dropped, an attempt takes its connection with it.
+        let conn = tokio::select! {
+            conn = self.connection() => conn,
+            () = first.caller.gone() => return,
         };
-        let mut conn = self.connection().await?;
-        let came = alone(&mut conn, &short).await;
-        drop(place);
-        came
-    }
-
-    /// Takes the shortcuts of the leader and its followers. Gives the place back, for the leader alone, where that
-    /// failed.
-    async fn lead(
-        self,
-        mut place: OwnPlace,
-        mut conn: Pooled,
-        short: Short,
-        followers: Vec<Follower<Short, Came>>,
-    ) -> Result<Came, OwnPlace> {
-        let mut shorts: Vec<_> =
-            iter::once(&short).chain(followers.iter().map(|follower| &follower.item)).enumerate().collect();
+        let mut conn = match conn {
+            Ok(conn) => conn,
+            Err(error) => return first.caller.tell(Err(error)),
+        };
+        let mut taken = lane.take_along();
+        if taken.is_empty() {
+            let came = tokio::select! {
+                came = tokio::time::timeout(ATTEMPT_LIMIT, alone(&mut conn, &first.item)) => came,
+                () = first.caller.gone() => return,
+            };
+            drop(conn);
+            return self.answer(first, came.unwrap_or(Err(AttemptError::TimedOut)));
+        }
+        taken.push(first);
         // In the same order in all replicas, which may want the same rows; and within a subscription the older first, so
         // that none is stale for want of patience.
-        shorts.sort_by_key(|(_, short)| (&short.event.subscription_id, short.event.created));
-        let done = tokio::time::timeout(ATTEMPT_LIMIT, together(&mut conn, &shorts)).await;
-        match done.unwrap_or(Err(AttemptError::TimedOut)) {
-            Ok(came) => {
-                let mut came: Vec<_> = shorts.iter().map(|(position, _)| *position).zip(came).collect();
-                came.sort_unstable_by_key(|(position, _)| *position);
-                let mut came = came.into_iter().map(|(_, came)| came);
-                drop(place);
-                let own = came.next().flatten();
-                self.tell_all(followers, came);
-                Ok(own)
-            }
+        taken.sort_by(|one, other| one.item.order().cmp(&other.item.order()));
+        let shorts: Vec<_> = taken.iter().map(|waiting| &waiting.item).collect();
+        let came = tokio::time::timeout(ATTEMPT_LIMIT, together(&mut conn, &shorts)).await;
+        drop(conn);
+        match came.unwrap_or(Err(AttemptError::TimedOut)) {
+            Ok(came) => taken.into_iter().zip(came).for_each(|(waiting, came)| self.answer(waiting, Ok(came))),
             Err(error) => {
-                log::debug!("{} events go each alone: {error}", shorts.len());
-                place.part(followers);
-                Err(place)
+                log::debug!("{} events go each alone: {error}", taken.len());
+                lane.again_alone(taken);
+                self.queue.go_on(|lane| self.start(lane));
             }
         }
     }
 
-    /// Counts the followers, whether or not anybody waits for them still, and tells them what came of them.
-    fn tell_all(&self, followers: Vec<Follower<Short, Came>>, came: impl Iterator<Item = Came>) {
-        for (follower, came) in followers.into_iter().zip(came) {
-            if let Some(recorded) = came {
-                self.count(&follower.item.event, recorded);
-            }
-            follower.tell(came);
+    /// Counts what is now committed, whether or not anybody waits for it still, and tells who does.
+    fn answer(&self, waiting: Waiting, came: Result<Came, AttemptError>) {
+        if let Ok(Some(recorded)) = came {
+            self.count(&waiting.item.event, recorded);
         }
+        waiting.caller.tell(came);
+    }
+}
+
+impl Short {
+    /// Before or after which others it goes.
+    fn order(&self) -> impl Ord {
+        (self.event.subscription_id.as_deref(), self.event.created)
     }
 }
 
@@ -147,7 +130,7 @@ async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
 }
 
 /// Takes shortcuts in one transaction: what came of each, or nothing of any.
-async fn together(conn: &mut Conn, shorts: &[(usize, &Short)]) -> Result<Vec<Came>, AttemptError> {
+async fn together(conn: &mut Conn, shorts: &[&Short]) -> Result<Vec<Came>, AttemptError> {
     let mut watched = Watched::of(conn);
     let came = in_one_transaction(watched.conn(), shorts).await;
     watched.release();
@@ -157,11 +140,11 @@ async fn together(conn: &mut Conn, shorts: &[(usize, &Short)]) -> Result<Vec<Cam
     }
 }
 
-async fn in_one_transaction(conn: &Conn, shorts: &[(usize, &Short)]) -> QueryResult<Vec<Came>> {
+async fn in_one_transaction(conn: &Conn, shorts: &[&Short]) -> QueryResult<Vec<Came>> {
     // Sent together, in this order: polled in turn, each sends before it waits, or waits for its statement to be
     // prepared, which is one after the other.
     let begin = async { (&mut &*conn).batch_execute(BEGIN).await };
-    let all = join_all(shorts.iter().map(|(_, short)| take(conn, short)));
+    let all = join_all(shorts.iter().map(|short| take(conn, short)));
     let (begun, came) = join(begin, all).await;
     let came = begun.and_then(|()| came.into_iter().collect());
     // Not before all have been answered: one that still had to be prepared would come after it.
@@ -172,7 +155,7 @@ async fn in_one_transaction(conn: &Conn, shorts: &[(usize, &Short)]) -> QueryRes
 
 /// Takes a shortcut. `None` where its guard did not hold.
 async fn take(conn: &Conn, Short { event, shortcut }: &Short) -> QueryResult<Came> {
-    let (outcome, came) = match &**shortcut {
+    let (outcome, came) = match shortcut {
         Shortcut::NewerState(newer) => {
             match record::with_newer_state(conn, event, Outcome::Applied.as_str(), newer).await? {
                 // It is old, as a rule; or had to wait for the row, and judged by what it had seen before.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-use super::at_once::{OwnPlace, Short, Turn};
 use super::transaction::{AttemptError, Work, WorkError};
 use super::{Service, ServiceError};
 use crate::db::record;
@@ -88,19 +87,20 @@ impl Service {
         H: Handle + Send + 'static,
     {
         let event = Arc::new(event);
-        // Waited for here: whoever is taken along needs neither a task nor a connection of its own.
-        let turn = match handler.shortcut(&self.parts.plans, &event) {
-            Some(shortcut) => match self.turn(Short { event: event.clone(), shortcut: Arc::new(shortcut) }).await {
-                Ok(Turn::Taken(recorded)) => return Ok(recorded),
-                Ok(Turn::Missed) => None,
-                Ok(Turn::Go(place, short)) => Some((place, short)),
-                Err(error) => return Err(self.failed(&event, error).await),
-            },
-            None => None,
+        let short = match handler.shortcut(&self.parts.plans, &event) {
+            Some(shortcut) => self.at_once(&event, shortcut).await,
+            None => Ok(None),
         };
+        if let Ok(Some(recorded)) = short {
+            return Ok(recorded);
+        }
         let service = self.clone();
         let result = self.on_runtime(async move {
-            let (recorded, notes) = match service.deliver(turn, &event, &handler).await {
+            let done = match short {
+                Err(error) if !error.may_pass() => Err(error),
+                _ => service.run(&Delivery { event: &event, handler: &handler }).await,
+            };
+            let (recorded, notes) = match done {
                 Ok(done) => done,
                 Err(error) => return Err(service.failed(&event, error).await),
             };
@@ -114,24 +114,6 @@ impl Service {
                 self.parts.metrics.failure(FailureReason::Handler);
             }
         })
-    }
-
-    /// Delivers in the short way, if it is its turn, and in the long one where that brings nothing.
-    async fn deliver<H: Handle>(
-        &self,
-        turn: Option<(OwnPlace, Short)>,
-        event: &Event,
-        handler: &H,
-    ) -> Result<(Recorded, Vec<Note>), AttemptError> {
-        if let Some((place, short)) = turn {
-            match self.at_once(place, short).await {
-                Ok(Some(recorded)) => return Ok((recorded, Vec::new())),
-                Ok(None) => {}
-                Err(error) if error.may_pass() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.run(&Delivery { event, handler }).await
     }
 
     /// Counts what is now committed.

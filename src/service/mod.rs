@@ -35,8 +35,7 @@ pub use replay::Replayed;
 pub use search::{Found, Story};
 pub use upkeep::{Prunable, Replayable};
 
-use at_once::{Came, Short};
-use queue::Queue;
+use at_once::Queue;
 use transaction::AttemptError;
 use writes::Room;
 
@@ -68,7 +67,7 @@ pub struct Parts {
 pub struct Service {
     parts: Arc<Parts>,
     room: Arc<Room>,
-    queue: Arc<Queue<Short, Came>>,
+    queue: Arc<Queue>,
 }
 
 /// How long one attempt at a transaction may take, waiting for a connection included. Longer than the time limits of

@@ -62,6 +62,8 @@ pub(super) enum AttemptError {
     Turn,
     #[error("the database did not answer in time")]
     TimedOut,
+    #[error("the task died")]
+    Died,
     #[error("the connection to the database was lost")]
     Lost(#[source] HandlerError),
     #[error("the database is read-only")]
@@ -93,6 +95,7 @@ impl AttemptError {
                 _,
             ))) => true,
             Self::Handler(error) => is_conflict(error) || is_full(error),
+            Self::Died => false,
             _ => true,
         }
     }
@@ -123,7 +126,7 @@ impl AttemptError {
             }
             Self::Handler(error) if is_canceled(error) => FailureReason::Timeout,
             Self::Handler(_) if self.is_unavailability() => FailureReason::Database,
-            Self::Handler(_) => FailureReason::Handler,
+            Self::Handler(_) | Self::Died => FailureReason::Handler,
         }
     }
 }

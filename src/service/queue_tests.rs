@@ -1,0 +1,165 @@
+use std::cell::RefCell;
+
+use futures_util::FutureExt;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(1);
+
+type Names = Arc<Queue<&'static str, usize>>;
+type NameLane = Lane<&'static str, usize>;
+
+/// The lanes that were started, for the test to run.
+#[derive(Default)]
+struct Lanes(RefCell<Vec<NameLane>>);
+
+impl Lanes {
+    /// Has somebody of this name join.
+    fn join<'a>(
+        &'a self,
+        queue: &'a Names,
+        name: &'static str,
+        limit: Duration,
+    ) -> impl Future<Output = Result<usize, JoinError>> + 'a {
+        queue.join(Some(name), name, limit, |lane| self.0.borrow_mut().push(lane))
+    }
+
+    fn started(&self) -> Vec<NameLane> {
+        self.0.take()
+    }
+}
+
+fn items(taken: &[Waiting<&'static str, usize>]) -> Vec<&'static str> {
+    taken.iter().map(|waiting| waiting.item).collect()
+}
+
+fn assert_is_empty(queue: &Names) {
+    let state = queue.state();
+    assert!(state.lanes.is_empty() && state.taken.is_empty() && state.waiting.is_empty(), "{state:?}");
+}
+
+/// As many lanes as there may be, busy with `lane 0` and so on. The callers wait as long as the vector is there.
+macro_rules! all_lanes {
+    ($queue:expr, $lanes:expr) => {{
+        let names = ["lane 0", "lane 1", "lane 2"];
+        assert_eq!(names.len(), LANES);
+        let mut callers: Vec<_> = names.map(|name| Box::pin($lanes.join(&$queue, name, LIMIT))).into();
+        assert!(callers.iter_mut().all(|caller| caller.now_or_never().is_none()));
+        let mut busy = $lanes.started();
+        let taken: Vec<_> = busy.iter_mut().map(|lane| lane.next().unwrap()).collect();
+        assert_eq!(items(&taken), names);
+        (callers, busy, taken)
+    }};
+}
+
+#[tokio::test]
+async fn without_load_nobody_waits_and_under_load_those_that_wait_go_together() {
+    let (queue, lanes) = (Names::default(), Lanes::default());
+    let (_callers, mut busy, _taken) = all_lanes!(queue, lanes);
+    assert!(busy.iter_mut().all(|lane| lane.take_along().is_empty()));
+    let mut waiting: Vec<_> =
+        ["a", "b", "a", "c", "lane 1"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
+    assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
+    assert!(lanes.started().is_empty(), "there are as many as there may be");
+    let mut taken = vec![busy[0].next().unwrap()];
+    taken.extend(busy[0].take_along());
+    assert_eq!(items(&taken), ["a", "b", "a", "c"], "all but the one whose name is on its way");
+    for (number, one) in taken.into_iter().enumerate() {
+        one.caller.tell(number);
+    }
+    for (number, waiting) in waiting[..4].iter_mut().enumerate() {
+        assert_eq!(waiting.now_or_never(), Some(Ok(number)));
+    }
+    assert!(busy[0].next().is_none(), "its name is on its way still");
+    assert_eq!(busy[1].next().unwrap().item, "lane 1");
+    assert!(busy[1].next().is_none() && busy[2].next().is_none());
+    assert_is_empty(&queue);
+}
+
+#[tokio::test]
+async fn those_of_one_name_keep_their_order_and_go_alone_after_a_failure_together() {
+    let (queue, lanes) = (Names::default(), Lanes::default());
+    let mut waiting: Vec<_> = ["a", "a", "b", "a"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
+    assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
+    let mut started = lanes.started();
+    assert_eq!(started.len(), 2, "one for each name");
+    let (mut other, mut lane) = (started.remove(1), started.remove(0));
+    assert_eq!(other.next().unwrap().item, "b");
+    let mut taken = vec![lane.next().unwrap()];
+    taken.extend(lane.take_along());
+    assert_eq!(items(&taken), ["a", "a", "a"]);
+    lane.again_alone(taken);
+    for number in 0..3 {
+        let one = lane.next().unwrap();
+        assert!(lane.take_along().is_empty(), "who is alone takes nobody along");
+        assert!(other.next().is_none(), "and goes with nobody, nor beside one of its name");
+        one.caller.tell(number);
+    }
+    assert!(lane.next().is_none());
+    for (number, caller) in [0, 1, 3].into_iter().enumerate() {
+        assert_eq!((&mut waiting[caller]).now_or_never(), Some(Ok(number)), "in order");
+    }
+    assert_is_empty(&queue);
+}
+
+#[tokio::test]
+async fn those_that_go_again_alone_do_not_wait_for_each_other() {
+    let (queue, lanes) = (Names::default(), Lanes::default());
+    let (_callers, mut busy, _taken) = all_lanes!(queue, lanes);
+    let mut waiting: Vec<_> = ["a", "b"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
+    assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
+    let mut taken = vec![busy[0].next().unwrap()];
+    taken.extend(busy[0].take_along());
+    assert_eq!(items(&taken), ["a", "b"]);
+    busy[0].again_alone(taken);
+    let one = busy[0].next().unwrap();
+    assert_eq!(one.item, "a");
+    // Before the first is done.
+    assert_eq!(busy[1].next().unwrap().item, "b");
+}
+
+#[tokio::test]
+async fn one_that_is_gone_is_passed_over() {
+    let (queue, lanes) = (Names::default(), Lanes::default());
+    let (_callers, mut busy, _taken) = all_lanes!(queue, lanes);
+    let mut waiting: Vec<_> = ["a", "b", "c"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
+    assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
+    drop(waiting.remove(0));
+    let mut taken = busy[0].next().unwrap();
+    assert_eq!(taken.item, "b");
+    assert!(taken.caller.gone().now_or_never().is_none());
+    drop(waiting.remove(0));
+    assert!(taken.caller.gone().now_or_never().is_some());
+    drop(waiting);
+    assert!(busy[0].take_along().is_empty() && busy[0].next().is_none());
+}
+
+#[tokio::test]
+async fn one_whose_lane_dies_hears_of_it_and_its_name_is_free_again() {
+    let (queue, lanes) = (Names::default(), Lanes::default());
+    let mut dies = Box::pin(lanes.join(&queue, "a", LIMIT));
+    assert!((&mut dies).now_or_never().is_none());
+    drop(lanes.started());
+    assert_eq!(dies.await, Err(JoinError::Died));
+    assert_is_empty(&queue);
+}
+
+#[tokio::test]
+async fn one_that_takes_long_holds_up_nobody_but_those_of_its_name_and_those_not_for_ever() {
+    let (queue, lanes) = (Names::default(), Lanes::default());
+    let (_callers, busy, _taken) = all_lanes!(queue, lanes);
+    let (started, limit) = (Instant::now(), PATIENCE * 3);
+    let other = async {
+        let start = |mut lane: NameLane| lane.next().unwrap().caller.tell(7);
+        assert_eq!(queue.join(Some("a"), "a", limit, start).await, Ok(7));
+        started.elapsed()
+    };
+    let same = async {
+        assert_eq!(lanes.join(&queue, "lane 0", limit).await, Err(JoinError::TooLong));
+        started.elapsed()
+    };
+    let (other, same) = tokio::join!(other, same);
+    assert!(other < PATIENCE * 2 && same >= limit, "{other:?}, {same:?}");
+    drop(busy);
+    assert_is_empty(&queue);
+}
