@@ -95,8 +95,7 @@ impl Service {
             Ok(came) => taken.into_iter().zip(came).for_each(|(waiting, came)| self.answer(waiting, Ok(came))),
             Err(error) => {
                 log::debug!("{} events go each alone: {error}", taken.len());
-                lane.again_alone(taken);
-                self.queue.go_on(|lane| self.start(lane));
+                lane.again_alone(taken, |lane| self.start(lane));
             }
         }
     }

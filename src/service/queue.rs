@@ -118,7 +118,7 @@ impl<T, R> Queue<T, R> {
     }
 
     /// Starts lanes, as long as there is room for one and somebody whom it may take.
-    pub(super) fn go_on(self: &Arc<Self>, start: impl Fn(Lane<T, R>)) {
+    fn go_on(self: &Arc<Self>, start: impl Fn(Lane<T, R>)) {
         while let Some(lane) = self.lane() {
             start(lane);
         }
@@ -235,13 +235,16 @@ impl<T, R> Lane<T, R> {
         taken
     }
 
-    /// Has them wait again, before all others, and each to go alone. The lane is free for the next.
-    pub(super) fn again_alone(&mut self, taken: Vec<Waiting<T, R>>) {
+    /// Has them wait again, before all others, and each to go alone. `start` sets the lanes going that take them, since
+    /// one of them may have to wait for somebody's lock.
+    pub(super) fn again_alone(&mut self, taken: Vec<Waiting<T, R>>, start: impl Fn(Self)) {
         let mut state = self.queue.state();
         for waiting in taken.into_iter().rev() {
             state.waiting.push_front(Waiting { is_alone: true, ..waiting });
         }
         state.give_back(self.id, &mut self.names);
+        drop(state);
+        self.queue.go_on(start);
     }
 }
 

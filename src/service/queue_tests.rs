@@ -88,7 +88,8 @@ async fn those_of_one_name_keep_their_order_and_go_alone_after_a_failure_togethe
     let mut taken = vec![lane.next().unwrap()];
     taken.extend(lane.take_along());
     assert_eq!(items(&taken), ["a", "a", "a"]);
-    lane.again_alone(taken);
+    lane.again_alone(taken, |lane| lanes.0.borrow_mut().push(lane));
+    let mut lane = lanes.started().remove(0);
     for number in 0..3 {
         let one = lane.next().unwrap();
         assert!(lane.take_along().is_empty(), "who is alone takes nobody along");
@@ -111,9 +112,10 @@ async fn those_that_go_again_alone_do_not_wait_for_each_other() {
     let mut taken = vec![busy[0].next().unwrap()];
     taken.extend(busy[0].take_along());
     assert_eq!(items(&taken), ["a", "b"]);
-    busy[0].again_alone(taken);
-    let one = busy[0].next().unwrap();
-    assert_eq!(one.item, "a");
+    busy[0].again_alone(taken, |lane| lanes.0.borrow_mut().push(lane));
+    let mut started = lanes.started();
+    assert_eq!(started[0].next().unwrap().item, "a");
+    assert!(started.len() == 1 && busy[0].next().is_none(), "there are as many as there may be");
     // Before the first is done.
     assert_eq!(busy[1].next().unwrap().item, "b");
 }
