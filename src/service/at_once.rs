@@ -5,14 +5,15 @@
 //! but when they are on disk, and nobody is answered before. If any of them fails, all are rolled back, and each goes
 //! again alone: what befalls one event is not another's.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
-use futures_util::future::{join, join_all};
+use futures_util::future::{FutureExt, join, join_all};
 
 use super::deliver::{Recorded, is_duplicate};
-use super::queue::{self, JoinError};
+use super::queue::{self, QueueError};
 use super::transaction::{AttemptError, judge};
 use super::watched::Watched;
 use super::{ATTEMPT_LIMIT, Service};
@@ -48,8 +49,8 @@ impl Service {
         let name = event.subscription_id.as_deref();
         match self.queue.join(name, short, self.parts.turn_timeout, |lane| self.start(lane)).await {
             Ok(came) => came,
-            Err(JoinError::TooLong) => Err(AttemptError::Turn),
-            Err(JoinError::Died) => Err(AttemptError::Died),
+            Err(QueueError::TooLong) => Err(AttemptError::Turn),
+            Err(QueueError::Died) => Err(AttemptError::Died),
         }
     }
 
@@ -59,6 +60,8 @@ impl Service {
         let service = self.clone();
         self.parts.runtime.spawn(async move {
             while let Some(first) = lane.next() {
+                // The names of what is done are free for others, too.
+                service.queue.go_on(|lane| service.start(lane));
                 service.go(&mut lane, first).await;
             }
         });
@@ -66,7 +69,7 @@ impl Service {
 
     /// Takes the shortcut of the first; alone, or together with those that wait by now.
     async fn go(&self, lane: &mut Lane, mut first: Waiting) {
-        // Nothing is done for a client that has gone. Dropped, an attempt takes its connection with it.
+        // Alone, nothing is done for a client that has gone. Dropped, an attempt takes its connection with it.
         let conn = tokio::select! {
             conn = self.connection() => conn,
             () = first.caller.gone() => return,
@@ -75,22 +78,24 @@ impl Service {
             Ok(conn) => conn,
             Err(error) => return first.caller.tell(Err(error)),
         };
-        let mut taken = lane.take_along();
-        if taken.is_empty() {
+        let mut taken = lane.take_along(first);
+        if let [one] = &mut taken[..] {
             let came = tokio::select! {
-                came = tokio::time::timeout(ATTEMPT_LIMIT, alone(&mut conn, &first.item)) => came,
-                () = first.caller.gone() => return,
+                came = tokio::time::timeout(ATTEMPT_LIMIT, alone(&mut conn, &one.item)) => came,
+                () = one.caller.gone() => return,
             };
-            drop(conn);
-            return self.answer(first, came.unwrap_or(Err(AttemptError::TimedOut)));
+            let came = came.unwrap_or(Err(AttemptError::TimedOut));
+            return if let Some(one) = taken.pop() {
+                self.answer(one, came)
+            };
         }
-        taken.push(first);
         // In the same order in all replicas, which may want the same rows; and within a subscription the older first, so
         // that none is stale for want of patience.
         taken.sort_by(|one, other| one.item.order().cmp(&other.item.order()));
         let shorts: Vec<_> = taken.iter().map(|waiting| &waiting.item).collect();
-        let came = tokio::time::timeout(ATTEMPT_LIMIT, together(&mut conn, &shorts)).await;
-        drop(conn);
+        let attempt = tokio::time::timeout(ATTEMPT_LIMIT, together(&mut conn, &shorts));
+        // A panic is one event's as well.
+        let came = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or(Ok(Err(AttemptError::Died)));
         match came.unwrap_or(Err(AttemptError::TimedOut)) {
             Ok(came) => taken.into_iter().zip(came).for_each(|(waiting, came)| self.answer(waiting, Ok(came))),
             Err(error) => {

@@ -70,8 +70,8 @@ pub struct Service {
     queue: Arc<Queue>,
 }
 
-/// How long one attempt at a transaction may take, waiting for a connection included. Longer than the time limits of
-/// the session, which catch what the server itself can notice.
+/// How long one attempt at a transaction may take; in the long way, waiting for a connection included. Longer than the
+/// time limits of the session, which catch what the server itself can notice.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long a read may take, and the question of how the database is.

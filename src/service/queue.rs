@@ -5,8 +5,8 @@
 //! wait by then; when they are done it takes the next, until nobody waits. What waits grows with the load, and with it
 //! what goes together; without load, nobody waits.
 //!
-//! Deliveries of one name (a subscription) go together or after each other, in the order in which they came. PostgreSQL
-//! would line them up as well, at the subscription's row; but each would hold a connection while it waits, and those that
+//! Deliveries of one name (a subscription) go together or after each other, taken in the order in which they came.
+//! PostgreSQL would line them up as well, at the subscription's row; but each would hold a connection while it waits, and those that
 //! wait for a row are let go in no order.
 //!
 //! Nothing depends on any of it: between replicas, and for what goes the long way, the database's own locks decide.
@@ -24,7 +24,7 @@ const LANES: usize = 3;
 /// How many go together at most: their rows are locked until the last of them is done.
 const MOST: usize = 32;
 
-/// How long a lane counts with what it took. That it takes longer means that it waits for somebody's lock, which is not
+/// How long a lane that took something counts as one of [`LANES`]. That it takes longer means that it waits for somebody's lock, which is not
 /// to hold up all others.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -47,6 +47,8 @@ struct State<T, R> {
 pub(super) struct Waiting<T, R> {
     id: u64,
     name: Option<String>,
+    /// Since when it waits.
+    since: Instant,
     is_alone: bool,
     pub(super) item: T,
     pub(super) caller: Caller<R>,
@@ -71,7 +73,7 @@ pub(super) struct Lane<T, R> {
 
 /// Why nothing came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum JoinError {
+pub(super) enum QueueError {
     /// It waited for too long, and nobody took it.
     TooLong,
     /// Whoever took it died.
@@ -85,18 +87,18 @@ impl<T, R> Default for Queue<T, R> {
 }
 
 impl<T, R> Queue<T, R> {
-    /// Waits until a lane took `item`, and for what came of it. `limit` is for the first alone. `start` sets a lane
-    /// going.
+    /// Waits until a lane took `item`, and for what came of it. `limit` is for each time that it has to wait for a lane.
+    /// `start` sets a lane going.
     ///
     /// # Errors
-    /// [`JoinError`]
+    /// [`QueueError`]
     pub(super) async fn join(
         self: &Arc<Self>,
         name: Option<&str>,
         item: T,
         limit: Duration,
         start: impl Fn(Lane<T, R>),
-    ) -> Result<R, JoinError> {
+    ) -> Result<R, QueueError> {
         let deadline = Instant::now() + limit;
         let (caller, mut result) = oneshot::channel();
         let id = self.enter(name, item, Caller(caller));
@@ -105,20 +107,20 @@ impl<T, R> Queue<T, R> {
             let left = deadline.saturating_duration_since(Instant::now());
             let patience = if left.is_zero() { PATIENCE } else { PATIENCE.min(left) };
             if let Ok(result) = tokio::time::timeout(patience, &mut result).await {
-                return result.map_err(|_| JoinError::Died);
+                return result.map_err(|_| QueueError::Died);
             }
             // By now some lane may count no longer; that the first of those that wait looks is enough.
             if self.state().is_first(id) {
                 self.go_on(&start);
             }
-            if Instant::now() >= deadline && self.leave(id) {
-                return Err(JoinError::TooLong);
+            if Instant::now() >= deadline && self.leave(id, limit) {
+                return Err(QueueError::TooLong);
             }
         }
     }
 
     /// Starts lanes, as long as there is room for one and somebody whom it may take.
-    fn go_on(self: &Arc<Self>, start: impl Fn(Lane<T, R>)) {
+    pub(super) fn go_on(self: &Arc<Self>, start: impl Fn(Lane<T, R>)) {
         while let Some(lane) = self.lane() {
             start(lane);
         }
@@ -127,7 +129,8 @@ impl<T, R> Queue<T, R> {
     fn enter(&self, name: Option<&str>, item: T, caller: Caller<R>) -> u64 {
         let mut state = self.state();
         let id = state.id();
-        state.waiting.push_back(Waiting { id, name: name.map(str::to_owned), is_alone: false, item, caller });
+        let (name, since) = (name.map(str::to_owned), Instant::now());
+        state.waiting.push_back(Waiting { id, name, since, is_alone: false, item, caller });
         id
     }
 
@@ -139,11 +142,11 @@ impl<T, R> Queue<T, R> {
         Some(Lane { queue: self.clone(), id, is_alone: first.is_alone, first: Some(first), names })
     }
 
-    /// Whether it waited still, which it does no longer.
-    fn leave(&self, id: u64) -> bool {
+    /// Whether it waits still, and has for so long; then it does no longer.
+    fn leave(&self, id: u64, limit: Duration) -> bool {
         let mut state = self.state();
         let before = state.waiting.len();
-        state.waiting.retain(|waiting| waiting.id != id);
+        state.waiting.retain(|waiting| waiting.id != id || waiting.since.elapsed() < limit);
         state.waiting.len() < before
     }
 
@@ -200,17 +203,17 @@ impl<T, R> Lane<T, R> {
         Some(next)
     }
 
-    /// Those that wait and may go along with the one that it took: in order, and nobody whose name is on its way
+    /// The one that it took, and those that wait and may go along: in order, and nobody whose name is on its way
     /// elsewhere.
-    pub(super) fn take_along(&mut self) -> Vec<Waiting<T, R>> {
-        let mut taken = Vec::new();
+    pub(super) fn take_along(&mut self, first: Waiting<T, R>) -> Vec<Waiting<T, R>> {
+        let mut taken = vec![first];
         let mut state = self.queue.state();
         if self.is_alone || state.waiting.is_empty() {
             return taken;
         }
         let mut passed_over = HashSet::new();
         let mut stays = VecDeque::new();
-        while taken.len() + 1 < MOST
+        while taken.len() < MOST
             && let Some(waiting) = state.waiting.pop_front()
         {
             let may_go = |name: &String| {
@@ -240,7 +243,7 @@ impl<T, R> Lane<T, R> {
     pub(super) fn again_alone(&mut self, taken: Vec<Waiting<T, R>>, start: impl Fn(Self)) {
         let mut state = self.queue.state();
         for waiting in taken.into_iter().rev() {
-            state.waiting.push_front(Waiting { is_alone: true, ..waiting });
+            state.waiting.push_front(Waiting { since: Instant::now(), is_alone: true, ..waiting });
         }
         state.give_back(self.id, &mut self.names);
         drop(state);

@@ -20,13 +20,19 @@ impl Lanes {
         queue: &'a Names,
         name: &'static str,
         limit: Duration,
-    ) -> impl Future<Output = Result<usize, JoinError>> + 'a {
+    ) -> impl Future<Output = Result<usize, QueueError>> + 'a {
         queue.join(Some(name), name, limit, |lane| self.0.borrow_mut().push(lane))
     }
 
     fn started(&self) -> Vec<NameLane> {
         self.0.take()
     }
+}
+
+/// What the lane takes next, by itself and together with others.
+fn take(lane: &mut NameLane) -> Vec<Waiting<&'static str, usize>> {
+    let first = lane.next().unwrap();
+    lane.take_along(first)
 }
 
 fn items(taken: &[Waiting<&'static str, usize>]) -> Vec<&'static str> {
@@ -55,14 +61,13 @@ macro_rules! all_lanes {
 #[tokio::test]
 async fn without_load_nobody_waits_and_under_load_those_that_wait_go_together() {
     let (queue, lanes) = (Names::default(), Lanes::default());
-    let (_callers, mut busy, _taken) = all_lanes!(queue, lanes);
-    assert!(busy.iter_mut().all(|lane| lane.take_along().is_empty()));
+    let (_callers, mut busy, taken) = all_lanes!(queue, lanes);
+    assert!(busy.iter_mut().zip(taken).all(|(lane, first)| lane.take_along(first).len() == 1));
     let mut waiting: Vec<_> =
         ["a", "b", "a", "c", "lane 1"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
     assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
     assert!(lanes.started().is_empty(), "there are as many as there may be");
-    let mut taken = vec![busy[0].next().unwrap()];
-    taken.extend(busy[0].take_along());
+    let taken = take(&mut busy[0]);
     assert_eq!(items(&taken), ["a", "b", "a", "c"], "all but the one whose name is on its way");
     for (number, one) in taken.into_iter().enumerate() {
         one.caller.tell(number);
@@ -85,16 +90,15 @@ async fn those_of_one_name_keep_their_order_and_go_alone_after_a_failure_togethe
     assert_eq!(started.len(), 2, "one for each name");
     let (mut other, mut lane) = (started.remove(1), started.remove(0));
     assert_eq!(other.next().unwrap().item, "b");
-    let mut taken = vec![lane.next().unwrap()];
-    taken.extend(lane.take_along());
+    let taken = take(&mut lane);
     assert_eq!(items(&taken), ["a", "a", "a"]);
     lane.again_alone(taken, |lane| lanes.0.borrow_mut().push(lane));
     let mut lane = lanes.started().remove(0);
     for number in 0..3 {
-        let one = lane.next().unwrap();
-        assert!(lane.take_along().is_empty(), "who is alone takes nobody along");
+        let mut taken = take(&mut lane);
+        assert_eq!(taken.len(), 1, "who is alone takes nobody along");
         assert!(other.next().is_none(), "and goes with nobody, nor beside one of its name");
-        one.caller.tell(number);
+        taken.remove(0).caller.tell(number);
     }
     assert!(lane.next().is_none());
     for (number, caller) in [0, 1, 3].into_iter().enumerate() {
@@ -109,8 +113,7 @@ async fn those_that_go_again_alone_do_not_wait_for_each_other() {
     let (_callers, mut busy, _taken) = all_lanes!(queue, lanes);
     let mut waiting: Vec<_> = ["a", "b"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
     assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
-    let mut taken = vec![busy[0].next().unwrap()];
-    taken.extend(busy[0].take_along());
+    let taken = take(&mut busy[0]);
     assert_eq!(items(&taken), ["a", "b"]);
     busy[0].again_alone(taken, |lane| lanes.0.borrow_mut().push(lane));
     let mut started = lanes.started();
@@ -133,7 +136,7 @@ async fn one_that_is_gone_is_passed_over() {
     drop(waiting.remove(0));
     assert!(taken.caller.gone().now_or_never().is_some());
     drop(waiting);
-    assert!(busy[0].take_along().is_empty() && busy[0].next().is_none());
+    assert!(busy[0].take_along(taken).len() == 1 && busy[0].next().is_none());
 }
 
 #[tokio::test]
@@ -142,7 +145,7 @@ async fn one_whose_lane_dies_hears_of_it_and_its_name_is_free_again() {
     let mut dies = Box::pin(lanes.join(&queue, "a", LIMIT));
     assert!((&mut dies).now_or_never().is_none());
     drop(lanes.started());
-    assert_eq!(dies.await, Err(JoinError::Died));
+    assert_eq!(dies.await, Err(QueueError::Died));
     assert_is_empty(&queue);
 }
 
@@ -157,11 +160,30 @@ async fn one_that_takes_long_holds_up_nobody_but_those_of_its_name_and_those_not
         started.elapsed()
     };
     let same = async {
-        assert_eq!(lanes.join(&queue, "lane 0", limit).await, Err(JoinError::TooLong));
+        assert_eq!(lanes.join(&queue, "lane 0", limit).await, Err(QueueError::TooLong));
         started.elapsed()
     };
     let (other, same) = tokio::join!(other, same);
     assert!(other < PATIENCE * 2 && same >= limit, "{other:?}, {same:?}");
     drop(busy);
     assert_is_empty(&queue);
+}
+
+#[tokio::test]
+async fn one_that_goes_again_has_its_whole_time_again() {
+    let (queue, lanes) = (Names::default(), Lanes::default());
+    let limit = PATIENCE * 2;
+    let caller = lanes.join(&queue, "a", limit);
+    let work = async {
+        tokio::task::yield_now().await;
+        let mut lane = lanes.started().remove(0);
+        let taken = take(&mut lane);
+        // It failed late: had it waited for so long, it would have left.
+        tokio::time::sleep(limit * 2).await;
+        lane.again_alone(taken, |lane| lanes.0.borrow_mut().push(lane));
+        tokio::time::sleep(PATIENCE + PATIENCE / 2).await;
+        take(&mut lanes.started()[0]).remove(0).caller.tell(7);
+    };
+    let (result, ()) = tokio::join!(caller, work);
+    assert_eq!(result, Ok(7));
 }

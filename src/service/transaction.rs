@@ -62,7 +62,7 @@ pub(super) enum AttemptError {
     Turn,
     #[error("the database did not answer in time")]
     TimedOut,
-    #[error("the task died")]
+    #[error("the task that delivered it died")]
     Died,
     #[error("the connection to the database was lost")]
     Lost(#[source] HandlerError),
