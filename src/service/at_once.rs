@@ -78,23 +78,28 @@ impl Service {
             Ok(conn) => conn,
             Err(error) => return first.caller.tell(Err(error)),
         };
-        let mut taken = lane.take_along(first);
-        if let [one] = &mut taken[..] {
-            let came = tokio::select! {
-                came = tokio::time::timeout(ATTEMPT_LIMIT, alone(&mut conn, &one.item)) => came,
-                () = one.caller.gone() => return,
-            };
-            let came = came.unwrap_or(Err(AttemptError::TimedOut));
-            return if let Some(one) = taken.pop() {
-                self.answer(one, came)
-            };
+        match <[Waiting; 1]>::try_from(lane.take_along(first)) {
+            Ok([one]) => self.go_alone(&mut conn, one).await,
+            Err(taken) => self.go_together(&mut conn, lane, taken).await,
         }
+    }
+
+    async fn go_alone(&self, conn: &mut Conn, mut one: Waiting) {
+        tokio::select! {
+            came = tokio::time::timeout(ATTEMPT_LIMIT, alone(conn, &one.item)) => {
+                self.answer(one, came.unwrap_or(Err(AttemptError::TimedOut)));
+            }
+            () = one.caller.gone() => {}
+        }
+    }
+
+    async fn go_together(&self, conn: &mut Conn, lane: &mut Lane, mut taken: Vec<Waiting>) {
         // In the same order in all replicas, which may want the same rows; and within a subscription the older first, so
         // that none is stale for want of patience.
         taken.sort_by(|one, other| one.item.order().cmp(&other.item.order()));
         let shorts: Vec<_> = taken.iter().map(|waiting| &waiting.item).collect();
-        let attempt = tokio::time::timeout(ATTEMPT_LIMIT, together(&mut conn, &shorts));
-        // A panic is one event's as well.
+        let attempt = tokio::time::timeout(ATTEMPT_LIMIT, together(conn, &shorts));
+        // A panic, too, is one event's and not the others'.
         let came = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or(Ok(Err(AttemptError::Died)));
         match came.unwrap_or(Err(AttemptError::TimedOut)) {
             Ok(came) => taken.into_iter().zip(came).for_each(|(waiting, came)| self.answer(waiting, Ok(came))),
