@@ -6,8 +6,8 @@
 //! what goes together; without load, nobody waits.
 //!
 //! Deliveries of one name (a subscription) go together or after each other, taken in the order in which they came.
-//! PostgreSQL would line them up as well, at the subscription's row; but each would hold a connection while it waits, and those that
-//! wait for a row are let go in no order.
+//! PostgreSQL would line them up as well, at the subscription's row; but each would hold a connection while it waits, and
+//! those that wait for a row are let go in no order.
 //!
 //! Nothing depends on any of it: between replicas, and for what goes the long way, the database's own locks decide.
 
@@ -24,8 +24,8 @@ const LANES: usize = 3;
 /// How many go together at most: their rows are locked until the last of them is done.
 const MOST: usize = 32;
 
-/// How long a lane that took something counts as one of [`LANES`]. That it takes longer means that it waits for somebody's lock, which is not
-/// to hold up all others.
+/// How long a lane that took something counts as one of [`LANES`]. That it takes longer means that it waits for
+/// somebody's lock, which is not to hold up all others.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The deliveries of one service. `T` is what is to be delivered, `R` what came of it.
@@ -67,8 +67,6 @@ pub(super) struct Lane<T, R> {
     first: Option<Waiting<T, R>>,
     /// The names of those that it took.
     names: Vec<String>,
-    /// What it took is to go alone.
-    is_alone: bool,
 }
 
 /// Why nothing came of it.
@@ -99,9 +97,10 @@ impl<T, R> Queue<T, R> {
         limit: Duration,
         start: impl Fn(Lane<T, R>),
     ) -> Result<R, QueueError> {
-        let deadline = Instant::now() + limit;
+        let since = Instant::now();
+        let deadline = since + limit;
         let (caller, mut result) = oneshot::channel();
-        let id = self.enter(name, item, Caller(caller));
+        let id = self.enter(name, item, since, Caller(caller));
         self.go_on(&start);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -113,7 +112,7 @@ impl<T, R> Queue<T, R> {
             if self.state().is_first(id) {
                 self.go_on(&start);
             }
-            if Instant::now() >= deadline && self.leave(id, limit) {
+            if self.leave(id, limit) {
                 return Err(QueueError::TooLong);
             }
         }
@@ -126,20 +125,18 @@ impl<T, R> Queue<T, R> {
         }
     }
 
-    fn enter(&self, name: Option<&str>, item: T, caller: Caller<R>) -> u64 {
+    fn enter(&self, name: Option<&str>, item: T, since: Instant, caller: Caller<R>) -> u64 {
         let mut state = self.state();
         let id = state.id();
-        let (name, since) = (name.map(str::to_owned), Instant::now());
-        state.waiting.push_back(Waiting { id, name, since, is_alone: false, item, caller });
+        state.waiting.push_back(Waiting { id, name: name.map(str::to_owned), since, is_alone: false, item, caller });
         id
     }
 
     fn lane(self: &Arc<Self>) -> Option<Lane<T, R>> {
-        let mut state = self.state();
-        let id = state.id();
-        let first = state.take_first(id)?;
-        let names = first.name.iter().cloned().collect();
-        Some(Lane { queue: self.clone(), id, is_alone: first.is_alone, first: Some(first), names })
+        let id = self.state().id();
+        let mut lane = Lane { queue: self.clone(), id, first: None, names: Vec::new() };
+        lane.first = Some(lane.next()?);
+        Some(lane)
     }
 
     /// Whether it waits still, and has for so long; then it does no longer.
@@ -199,18 +196,17 @@ impl<T, R> Lane<T, R> {
         state.give_back(self.id, &mut self.names);
         let next = state.take_first(self.id)?;
         self.names.extend(next.name.clone());
-        self.is_alone = next.is_alone;
         Some(next)
     }
 
     /// The one that it took, and those that wait and may go along: in order, and nobody whose name is on its way
     /// elsewhere.
     pub(super) fn take_along(&mut self, first: Waiting<T, R>) -> Vec<Waiting<T, R>> {
-        let mut taken = vec![first];
         let mut state = self.queue.state();
-        if self.is_alone || state.waiting.is_empty() {
-            return taken;
+        if first.is_alone || state.waiting.is_empty() {
+            return vec![first];
         }
+        let mut taken = vec![first];
         let mut passed_over = HashSet::new();
         let mut stays = VecDeque::new();
         while taken.len() < MOST

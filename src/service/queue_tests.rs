@@ -21,7 +21,11 @@ impl Lanes {
         name: &'static str,
         limit: Duration,
     ) -> impl Future<Output = Result<usize, QueueError>> + 'a {
-        queue.join(Some(name), name, limit, |lane| self.0.borrow_mut().push(lane))
+        queue.join(Some(name), name, limit, |lane| self.start(lane))
+    }
+
+    fn start(&self, lane: NameLane) {
+        self.0.borrow_mut().push(lane);
     }
 
     fn started(&self) -> Vec<NameLane> {
@@ -92,7 +96,7 @@ async fn those_of_one_name_keep_their_order_and_go_alone_after_a_failure_togethe
     assert_eq!(other.next().unwrap().item, "b");
     let taken = take(&mut lane);
     assert_eq!(items(&taken), ["a", "a", "a"]);
-    lane.again_alone(taken, |lane| lanes.0.borrow_mut().push(lane));
+    lane.again_alone(taken, |lane| lanes.start(lane));
     let mut lane = lanes.started().remove(0);
     for number in 0..3 {
         let mut taken = take(&mut lane);
@@ -115,7 +119,7 @@ async fn those_that_go_again_alone_do_not_wait_for_each_other() {
     assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
     let taken = take(&mut busy[0]);
     assert_eq!(items(&taken), ["a", "b"]);
-    busy[0].again_alone(taken, |lane| lanes.0.borrow_mut().push(lane));
+    busy[0].again_alone(taken, |lane| lanes.start(lane));
     let mut started = lanes.started();
     assert_eq!(started[0].next().unwrap().item, "a");
     assert!(started.len() == 1 && busy[0].next().is_none(), "there are as many as there may be");
@@ -180,7 +184,7 @@ async fn one_that_goes_again_has_its_whole_time_again() {
         let taken = take(&mut lane);
         // It failed late: had it waited for so long, it would have left.
         tokio::time::sleep(limit * 2).await;
-        lane.again_alone(taken, |lane| lanes.0.borrow_mut().push(lane));
+        lane.again_alone(taken, |lane| lanes.start(lane));
         tokio::time::sleep(PATIENCE + PATIENCE / 2).await;
         take(&mut lanes.started()[0]).remove(0).caller.tell(7);
     };

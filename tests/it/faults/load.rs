@@ -70,3 +70,8 @@ impl Drop for Load {
         self.child.wait().ok();
     }
 }
+
+/// Whether any request was answered with 500, of whatever code: a count of 500 events is none.
+pub fn has_500(out: &str) -> bool {
+    [" 500 event_failed", " 500 internal", " 500 without a code"].iter().any(|answer| out.contains(answer))
+}
