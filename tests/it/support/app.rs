@@ -112,7 +112,9 @@ impl TestApp {
             stopped.await.ok();
         }));
         let sql = database.client().await;
-        let http = reqwest::Client::new();
+        // The client opens connections that it then keeps unused; after 5 s such a one is told 408, which would be taken
+        // for the answer to a request that goes out on it at that moment.
+        let http = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(1)).build().unwrap();
         Self { address, http, sql, stop: Mutex::new(Some(stop)), server: Some(server), database }
     }
 
