@@ -31,10 +31,10 @@ fn main() -> Result<()> {
     let verified = verifying(&mut criterion, &body)?;
     let event = Event::parse(&verified)?;
     stage(&mut criterion, "parse", || Event::parse(black_box(&verified)));
-    let object = event.object().to_value();
-    let price = object.pointer("/items/data/0/price/id").and_then(Value::as_str).context("no price")?;
+    let data = event.data();
+    let price = data.pointer("/object/items/data/0/price/id").and_then(Value::as_str).context("no price")?;
     let plans: PricePlans = [(price.to_owned(), "team".to_owned())].into_iter().collect();
-    stage(&mut criterion, "project", || Subscription::read(black_box(event.object()), &plans));
+    stage(&mut criterion, "project", || Subscription::project(black_box(event.object()), &plans));
     deciding(&mut criterion, &event)?;
     criterion.final_summary();
     Ok(())
@@ -53,7 +53,7 @@ fn deciding(criterion: &mut Criterion, event: &Event) -> Result<()> {
     let version = |created: DateTime<Utc>| Version { created, is_final: false, is_birth: false };
     let (stored, newcomer) = (version(created - chrono::Duration::seconds(1)), version(created));
     stage(criterion, "decide", || ordering::compare(black_box(stored), black_box(newcomer)));
-    let states: Vec<_> = (1..=CHAIN).map(|step| change(&event.object().to_value(), step)).collect();
+    let states: Vec<_> = (1..=CHAIN).map(|step| change(&event.data()["object"], step)).collect();
     let peers: Vec<_> = states.iter().map(|(object, previous)| Peer { object, previous: Some(previous) }).collect();
     // The state that is stored is the last one's, and the first arrives after all others.
     let decide = || ordering::newest_of(black_box(&peers), Some(CHAIN - 1), 0);

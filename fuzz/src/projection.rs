@@ -17,7 +17,8 @@ pub fn hold(data: &[u8]) {
 
 fn hold_of(object: &Value) {
     let plans: PricePlans = [("price_mapped".to_owned(), "pro".to_owned())].into_iter().collect();
-    let Ok(subscription) = Subscription::project(object, &plans) else {
+    let project = |object: &Value| Subscription::project(&object.into(), &plans);
+    let Ok(subscription) = project(object) else {
         let has = |name: &str| object[name].as_str().is_some_and(|text| (1..=255).contains(&text.len()));
         assert!(!(has("id") && has("status")), "refused, but it has an id and a status: {object}");
         return;
@@ -25,10 +26,10 @@ fn hold_of(object: &Value) {
     hold_columns(&subscription, object);
     let text = object.to_string();
     let read: Value = serde_json::from_str(&text).expect("JSON is read back");
-    assert_eq!(Subscription::project(&read, &plans).as_ref().ok(), Some(&subscription), "{text}");
+    assert_eq!(project(&read).as_ref().ok(), Some(&subscription), "{text}");
     let mut more = object.clone();
     more["something_new"] = json!({"id": "price_mapped", "quantity": 77});
-    assert_eq!(Subscription::project(&more, &plans).as_ref().ok(), Some(&subscription), "a new field changes: {text}");
+    assert_eq!(project(&more).as_ref().ok(), Some(&subscription), "a new field changes: {text}");
     let deleted = subscription.clone().deleted();
     assert!(Subscription::is_final(&deleted.status));
     assert_eq!(Subscription { status: subscription.status.clone(), ..deleted }, subscription);

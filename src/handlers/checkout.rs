@@ -16,7 +16,7 @@ pub(super) async fn apply(
     account_id: Uuid,
     notes: &mut Vec<Note>,
 ) -> Result<Outcome, HandlerError> {
-    let Some(subscription_id) = checkout.subscription_id.as_deref() else {
+    let Some(subscription_id) = checkout.subscription_id else {
         return Ok(Outcome::Applied);
     };
     let row = subscriptions::lock(conn, subscription_id).await?;
@@ -27,7 +27,7 @@ pub(super) async fn apply(
         seen: row.and_then(|row| row.as_of.last_event_id),
     };
     if let Some(object) = ctx.answers.any(question.clone())? {
-        let shown = Subscription::project(object, ctx.plans)?;
+        let shown = Subscription::project(&object.into(), ctx.plans)?;
         // Checked against the id that was asked for: the answer must not write another subscription's row.
         if shown.id == subscription_id {
             subscription::store(conn, ctx, event, account_id, &shown, Some(question), notes).await?;

@@ -16,7 +16,7 @@ pub(super) async fn apply(conn: &mut Conn, event: &Event, invoice: &Invoice<'_>)
     let Some(row) = subscriptions::lock(conn, subscription_id).await? else {
         return Ok(Outcome::Parked);
     };
-    if rank(&row.latest_invoice).is_some_and(|stored| stored >= (created, Some(invoice.status), &*invoice.id)) {
+    if rank(&row.latest_invoice).is_some_and(|stored| stored >= (created, Some(invoice.status), invoice.id)) {
         return Ok(Outcome::Stale);
     }
     subscriptions::set_latest_invoice(conn, row.id, &latest(invoice, created)).await?;
@@ -26,7 +26,7 @@ pub(super) async fn apply(conn: &mut Conn, event: &Event, invoice: &Invoice<'_>)
 /// What an invoice event of this time writes.
 pub(super) fn latest(invoice: &Invoice<'_>, created: DateTime<Utc>) -> LatestInvoice {
     LatestInvoice {
-        latest_invoice_id: Some(invoice.id.clone().into_owned()),
+        latest_invoice_id: Some(invoice.id.to_owned()),
         latest_invoice_status: Some(invoice.status.as_str().to_owned()),
         latest_invoice_event_created: Some(created),
     }

@@ -22,7 +22,7 @@ pub(super) async fn settle(
         return Ok(account_id);
     };
     // A customer that is linked stays with its account, whatever a later checkout names.
-    if let (Some(customer), None, Some(named)) = (checkout.customer_id.as_deref(), place.by_customer, place.by_name) {
+    if let (Some(customer), None, Some(named)) = (checkout.customer_id, place.by_customer, place.by_name) {
         link_customer(conn, named, customer).await?;
     }
     if let (Some(belongs_to), Some(names)) = (account_id, place.by_name)

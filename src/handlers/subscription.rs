@@ -24,7 +24,7 @@ pub(super) async fn apply(
 
 /// The state that an event shows.
 pub(super) fn shown_by(event: &Event, plans: &PricePlans) -> Result<Subscription, HandlerError> {
-    let shown = Subscription::read(event.object(), plans)?;
+    let shown = Subscription::project(event.object(), plans)?;
     Ok(if event.kind == Kind::SubscriptionDeleted { shown.deleted() } else { shown })
 }
 
@@ -98,7 +98,7 @@ pub async fn columns_of(
     account_id: Uuid,
     object: &Value,
 ) -> Result<State, HandlerError> {
-    let shown = Subscription::project(object, plans)?;
+    let shown = Subscription::project(&object.into(), plans)?;
     Ok(state(conn, account_id, &shown).await?)
 }
 

@@ -8,7 +8,7 @@ use super::{Context, HandlerError, Note, Outcome, Question};
 use crate::db::subscriptions::{self, Row, State};
 use crate::db::{Conn, events};
 use crate::ordering::{self, Peer};
-use crate::stripe::{Event, IMPORTED, Json, Kind, Subscription};
+use crate::stripe::{Event, IMPORTED, Kind, Subscription};
 use crate::verify::Verified;
 
 /// Settles a tie between the row and a state that counts as of `event`. `fetched` is the question to which the state
@@ -62,7 +62,7 @@ async fn decide(
         seen: row.as_of.last_event_id.clone(),
     };
     let now = match ctx.answers.exact(question)? {
-        Some(object) => Some(Subscription::project(object, ctx.plans)?),
+        Some(object) => Some(Subscription::project(&object.into(), ctx.plans)?),
         None => None,
     };
     // An answer that is behind what is final already, or about another subscription, tells nothing.
@@ -102,9 +102,9 @@ async fn compare_previous_values(
     notes: &mut Vec<Note>,
 ) -> Result<Outcome, HandlerError> {
     let stored = known.iter().position(|known| Some(&known.id) == row.as_of.last_event_id.as_ref());
-    let values = |event: &Event| (event.object().to_value(), event.previous_attributes().map(Json::to_value));
-    let values: Vec<(Value, Option<Value>)> = known.iter().map(values).collect();
-    let peers: Vec<_> = values.iter().map(|(object, previous)| Peer { object, previous: previous.as_ref() }).collect();
+    let data: Vec<Value> = known.iter().map(Event::data).collect();
+    let peers = data.iter().map(|data| Peer { object: &data["object"], previous: data.get("previous_attributes") });
+    let peers: Vec<_> = peers.collect();
     let verdict = ordering::newest_of(&peers, stored, known.len() - 1);
     let newest = &known[verdict.newest];
     let shown = shown_by(newest, ctx.plans)?;

@@ -46,7 +46,7 @@ impl Service {
         let service = self.clone();
         self.on_runtime(async move {
             let plans = &service.parts.plans;
-            let id = Subscription::project(&object, plans).map_err(failed)?.id;
+            let id = Subscription::project(&(&object).into(), plans).map_err(failed)?.id;
             let mut conn = service.connection().await?;
             let Some(row) = subscriptions::find(&mut conn, &id).await? else {
                 let is_parked = upkeep::is_parked(&mut conn, &id).await?;

@@ -2,26 +2,23 @@
 //!
 //! Source: <https://docs.stripe.com/api/checkout/sessions/object>.
 
-use std::borrow::Cow;
-
-use super::json::{self, Json};
+use super::Object;
 
 /// A checkout session of mode `subscription`.
 #[derive(Debug)]
 pub struct Checkout<'a> {
     /// `cus_…`; Checkout makes a new customer unless it was told one.
-    pub customer_id: Option<Cow<'a, str>>,
+    pub customer_id: Option<&'a str>,
     /// `sub_…` that the checkout made.
-    pub subscription_id: Option<Cow<'a, str>>,
+    pub subscription_id: Option<&'a str>,
 }
 
 impl<'a> Checkout<'a> {
     /// Reads a session; `None` for one of another mode (`payment`, `setup`).
-    pub fn read(session: Json<'a>) -> Option<Self> {
-        let session = session.members();
-        (session.get("mode").and_then(Json::string).as_deref() == Some("subscription")).then(|| Self {
-            customer_id: json::id(session.get("customer")),
-            subscription_id: json::id(session.get("subscription")),
+    pub fn read(session: &'a Object) -> Option<Self> {
+        (session.mode.as_deref() == Some("subscription")).then_some(Self {
+            customer_id: session.customer.as_deref(),
+            subscription_id: session.subscription.as_deref(),
         })
     }
 }

@@ -2,16 +2,16 @@
 //!
 //! Source: <https://docs.stripe.com/api/events/object>.
 
-use std::borrow::Cow;
-use std::ops::Range;
+use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde_json::error::Category;
+use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::json::{self, Json, Members};
-use super::{IMPORTED, jsonb};
+use super::object::Object;
+use super::{IMPORTED, json, jsonb};
 use crate::verify::Verified;
 
 /// What is to be done with an event, by its type.
@@ -126,7 +126,7 @@ pub struct Event {
     pub named_account_ids: Vec<Uuid>,
     /// The whole event as JSON text, with what `jsonb` cannot hold replaced.
     pub payload: String,
-    object: Option<Range<usize>>,
+    object: Object,
 }
 
 /// How deep an event may be nested; Stripe's go about ten levels deep.
@@ -138,89 +138,97 @@ impl Event {
     /// # Errors
     /// [`InvalidPayload`] where the bytes are not JSON, or have no `id` or no `type`.
     pub fn parse(verified: &Verified) -> Result<Self, InvalidPayload> {
-        let text = std::str::from_utf8(verified.bytes()).map_err(|error| InvalidPayload::NotJson(error.to_string()))?;
+        let not_json = |error: &dyn fmt::Display| InvalidPayload::NotJson(error.to_string());
+        let text = std::str::from_utf8(verified.bytes()).map_err(|error| not_json(&error))?;
         let payload = jsonb::fit(text);
         if jsonb::is_deeper_than(MAX_DEPTH, &payload) {
-            return Err(InvalidPayload::NotJson(format!("nested more than {MAX_DEPTH} levels deep")));
+            return Err(not_json(&format_args!("nested more than {MAX_DEPTH} levels deep")));
         }
-        let envelope = envelope(&payload)?;
-        let required =
-            |name| envelope.get(name).and_then(Json::string).filter(|id| json::is_id(id)).map(Cow::into_owned);
-        let id = required("id").ok_or(InvalidPayload::NotAnEvent("id"))?;
-        let event_type = required("type").ok_or(InvalidPayload::NotAnEvent("type"))?;
-        let object = envelope.at(&["data", "object"]);
-        let members = object.map(Json::members).filter(|members| json::own_id(members).is_some());
+        let envelope: Envelope = json::read(&payload).map_err(|error| not_json(&error))?;
+        let id = envelope.id.ok_or(InvalidPayload::NotAnEvent("id"))?;
+        let event_type = envelope.event_type.ok_or(InvalidPayload::NotAnEvent("type"))?;
+        let object = envelope.data.object;
         // A thin event (v2) carries no object, and its types are not those of the classic ones.
-        let is_thin = envelope.get("object").and_then(Json::string).as_deref() == Some("v2.core.event");
-        let kind = if members.is_none() || is_thin { Kind::Other } else { Kind::of(&event_type) };
-        let members = members.unwrap_or_default();
+        let is_thin = envelope.object_type.as_deref() == Some("v2.core.event");
+        let kind = if object.id.is_none() || is_thin { Kind::Other } else { Kind::of(&event_type) };
+        // What has no id is no object to speak of.
+        let object = if object.id.is_some() { object } else { Object::default() };
         Ok(Self {
             kind,
-            created: json::time(envelope.get("created")).or_else(|| json::rfc3339(envelope.get("created"))),
-            api_version: json::text(envelope.get("api_version")).map(Cow::into_owned),
-            livemode: envelope.get("livemode").is_some_and(Json::is_true),
-            connect_account: json::id(envelope.get("account")).map(Cow::into_owned),
-            customer_id: customer_id(&event_type, &members).map(Cow::into_owned),
-            subscription_id: subscription_id(kind, &members).map(Cow::into_owned),
-            named_account_ids: named_account_ids(kind, &members),
-            object: object.map(|object| range_in(&payload, object)),
+            created: envelope.created,
+            api_version: envelope.api_version,
+            livemode: envelope.livemode,
+            connect_account: envelope.account,
+            customer_id: customer_id(&event_type, &object).cloned(),
+            subscription_id: subscription_id(kind, &object).cloned(),
+            named_account_ids: named_account_ids(kind, &object),
+            object,
             id,
             event_type,
             payload,
         })
     }
 
-    /// The event's object: a subscription, a checkout session, an invoice, …
-    pub fn object(&self) -> Json<'_> {
-        self.object.clone().and_then(|range| self.payload.get(range)).map_or(Json::NULL, Json::of)
+    /// What the event is about: a subscription, a checkout session, an invoice, …
+    pub fn object(&self) -> &Object {
+        &self.object
     }
 
-    /// The former values of what an `updated` event changed.
-    pub fn previous_attributes(&self) -> Option<Json<'_>> {
-        self.data("previous_attributes").filter(|value| value.is_object())
-    }
-
-    /// The member of `data` of this name.
-    pub(super) fn data(&self, name: &str) -> Option<Json<'_>> {
-        Json::of(&self.payload).members().at(&["data", name])
+    /// Its `data` as a tree: the `object`, and the `previous_attributes` of what an `updated` event changed.
+    pub fn data(&self) -> Value {
+        let mut event: Value = serde_json::from_str(&self.payload).unwrap_or_default();
+        event["data"].take()
     }
 }
 
-fn envelope(payload: &str) -> Result<Members<'_>, InvalidPayload> {
-    Members::read(payload).map_err(|error| match error.classify() {
-        // JSON, but no object.
-        Category::Data => InvalidPayload::NotAnEvent("id"),
-        _ => InvalidPayload::NotJson(error.to_string()),
-    })
+/// What is read of an event.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Envelope {
+    #[serde(deserialize_with = "json::id")]
+    id: Option<String>,
+    #[serde(rename = "type", deserialize_with = "json::id")]
+    event_type: Option<String>,
+    #[serde(rename = "object", deserialize_with = "json::text")]
+    object_type: Option<String>,
+    /// Of a thin event it is text.
+    #[serde(deserialize_with = "json::time_of_either_form")]
+    created: Option<DateTime<Utc>>,
+    #[serde(deserialize_with = "json::text")]
+    api_version: Option<String>,
+    #[serde(deserialize_with = "json::is_true")]
+    livemode: bool,
+    #[serde(deserialize_with = "json::reference")]
+    account: Option<String>,
+    #[serde(deserialize_with = "json::object")]
+    data: Data,
 }
 
-/// Where a part of `text` lies in it.
-fn range_in(text: &str, part: Json<'_>) -> Range<usize> {
-    let start = part.as_str().as_ptr().addr() - text.as_ptr().addr();
-    start..start + part.as_str().len()
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Data {
+    #[serde(deserialize_with = "json::object")]
+    object: Object,
 }
 
-fn customer_id<'a>(event_type: &str, object: &Members<'a>) -> Option<Cow<'a, str>> {
-    let is_a_customer = object.get("object").and_then(Json::string).as_deref() == Some("customer")
+fn customer_id<'a>(event_type: &str, object: &'a Object) -> Option<&'a String> {
+    let is_a_customer = object.object_type.as_deref() == Some("customer")
         || matches!(event_type, "customer.created" | "customer.updated" | "customer.deleted");
-    if is_a_customer { json::own_id(object) } else { json::id(object.get("customer")) }
+    if is_a_customer { object.id.as_ref() } else { object.customer.as_ref() }
 }
 
-fn subscription_id<'a>(kind: Kind, object: &Members<'a>) -> Option<Cow<'a, str>> {
-    if kind.shows_a_subscription() || object.get("object").and_then(Json::string).as_deref() == Some("subscription") {
-        return json::own_id(object);
+fn subscription_id(kind: Kind, object: &Object) -> Option<&String> {
+    if kind.shows_a_subscription() || object.object_type.as_deref() == Some("subscription") {
+        return object.id.as_ref();
     }
     // Since 2025-03-31 an invoice names it in its parent.
-    json::id(object.get("subscription"))
-        .or_else(|| json::id(object.at(&["parent", "subscription_details", "subscription"])))
+    object.subscription.as_ref().or(object.parent.subscription_details.subscription.as_ref())
 }
 
-fn named_account_ids(kind: Kind, object: &Members<'_>) -> Vec<Uuid> {
-    let reference = (kind == Kind::Checkout).then(|| object.get("client_reference_id")).flatten();
-    let metadata = (kind == Kind::Checkout || kind.shows_a_subscription())
-        .then(|| object.at(&["metadata", "account_id"]))
-        .flatten();
-    [reference, metadata].into_iter().filter_map(json::uuid).collect()
+fn named_account_ids(kind: Kind, object: &Object) -> Vec<Uuid> {
+    let reference = object.client_reference_id.filter(|_| kind == Kind::Checkout);
+    let metadata = object.metadata.account_id.filter(|_| kind == Kind::Checkout || kind.shows_a_subscription());
+    [reference, metadata].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

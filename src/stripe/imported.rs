@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::api::Fetched;
-use super::json::{self, Json};
-use super::{Event, InvalidPayload};
+use super::{Event, InvalidPayload, json};
 use crate::verify::Verified;
 
 /// The type of the record. None of Stripe's begins like that.
@@ -78,8 +77,9 @@ impl Event {
 
     /// Whether this is the record of a state that was read after Stripe had listed the event `id`.
     pub fn covers(&self, id: &str) -> bool {
-        let covered = || self.data("covers").and_then(Json::elements).unwrap_or_default();
-        self.event_type == IMPORTED && covered().into_iter().any(|covered| covered.string().as_deref() == Some(id))
+        let covers =
+            || self.data()["covers"].as_array().is_some_and(|covered| covered.iter().any(|covered| covered == id));
+        self.event_type == IMPORTED && covers()
     }
 }
 

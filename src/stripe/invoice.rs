@@ -2,9 +2,7 @@
 //!
 //! Source: <https://docs.stripe.com/api/invoices/object>.
 
-use std::borrow::Cow;
-
-use super::{Event, Kind, json};
+use super::{Event, Kind};
 
 /// What an invoice event says of the invoice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +32,7 @@ impl InvoiceStatus {
 #[derive(Debug)]
 pub struct Invoice<'a> {
     /// `in_…`.
-    pub id: Cow<'a, str>,
+    pub id: &'a str,
     /// What became of it.
     pub status: InvoiceStatus,
 }
@@ -47,6 +45,6 @@ impl<'a> Invoice<'a> {
             Kind::InvoicePaymentFailed => InvoiceStatus::PaymentFailed,
             _ => return None,
         };
-        json::id(Some(event.object())).map(|id| Self { id, status })
+        event.object().id.as_deref().map(|id| Self { id, status })
     }
 }

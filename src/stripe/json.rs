@@ -1,10 +1,14 @@
-//! A view of JSON as Stripe sends it, and small readers over it.
+//! How the members of Stripe's objects are read, for the shapes that serde derives: in one pass over the text, with
+//! nothing made of what is of no interest.
+//!
+//! What is of another type than expected counts as absent; no reader here fails for it.
 
-use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use chrono::{DateTime, Utc};
-use serde::de::{MapAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -16,134 +20,118 @@ pub const MAX_ID_BYTES: usize = 255;
 /// Before this (4714-11-24 BC) a `timestamptz` cannot be; after chrono's own end it could, but a `DateTime` cannot.
 const MIN_TIMESTAMP: i64 = -210_866_803_200;
 
-/// One value within a text that is JSON, read only as deep as it is asked.
+/// Reads `text` as a `T`; whatever is no object is the default.
 ///
-/// Most of an event is of no interest here. Skipping it costs an eighth of what it costs to make a tree of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Json<'a>(&'a str);
+/// Of members of one name the last counts, as in `jsonb`. serde's derived readers refuse them; then, and only then, the
+/// text is read as a tree before.
+///
+/// # Errors
+/// Where it is no JSON.
+pub fn read<T: for<'de> Deserialize<'de> + Default>(text: &str) -> Result<T, serde_json::Error> {
+    let read = |text: &str| serde_json::from_str(text).map(Any::<T>::object_or_default);
+    read(text).or_else(|_| read(&serde_json::from_str::<Value>(text)?.to_string()))
+}
 
-impl<'a> Json<'a> {
-    /// What `null` is.
-    pub const NULL: Self = Self("null");
-
-    /// `text`, which is one JSON value; what is none has no members, no text, and no number.
-    pub fn of(text: &'a str) -> Self {
-        Self(text.trim_ascii())
-    }
-
-    /// As it stands.
-    pub fn as_str(self) -> &'a str {
-        self.0
-    }
-
-    /// As a tree.
-    pub fn to_value(self) -> Value {
-        serde_json::from_str(self.0).unwrap_or_default()
-    }
-
-    /// The members of an object; none where it is no object.
-    pub fn members(self) -> Members<'a> {
-        if !self.is_object() {
-            return Members::default();
-        }
-        Members::read(self.0).unwrap_or_default()
-    }
-
-    /// The elements of an array.
-    pub fn elements(self) -> Option<Vec<Self>> {
-        let elements: Vec<&'a RawValue> = serde_json::from_str(self.0).ok()?;
-        Some(elements.into_iter().map(|element| Self(element.get())).collect())
-    }
-
+/// A value of any type; its members are read as `T`, its elements as `E`.
+#[derive(Clone, Debug, Default)]
+pub enum Any<T = IgnoredAny, E = IgnoredAny> {
     /// A string.
-    pub fn string(self) -> Option<Cow<'a, str>> {
-        serde_json::from_str::<Text<'_>>(self.0).ok().map(|Text(text)| text)
+    Text(String),
+    /// An object. A number that is no whole one of 64 bits, too: serde_json shows it as an object of one member.
+    Object(T),
+    /// An array.
+    Array(Vec<E>),
+    /// A number, `null`, `true` or `false`.
+    #[default]
+    Other,
+}
+
+impl<T, E> Any<T, E> {
+    fn text(self) -> Option<String> {
+        if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// A whole number.
-    pub fn number(self) -> Option<i64> {
-        self.0.parse().ok()
-    }
-
-    /// Whether it is `true`.
-    pub fn is_true(self) -> bool {
-        self.0 == "true"
-    }
-
-    /// Whether it is `null`.
-    pub fn is_null(self) -> bool {
-        self.0 == "null"
-    }
-
-    /// Whether it is an object.
-    pub fn is_object(self) -> bool {
-        self.0.starts_with('{')
+    fn object_or_default(self) -> T
+    where
+        T: Default,
+    {
+        if let Self::Object(object) = self { object } else { T::default() }
     }
 }
 
-/// The members of one object.
-#[derive(Debug, Default)]
-pub struct Members<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
-
-impl<'a> Members<'a> {
-    /// Reads the members of the object that `text` is.
-    ///
-    /// # Errors
-    /// Where it is no JSON, or no object.
-    pub fn read(text: &'a str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
-    }
-
-    /// The member of this name. Of several the last counts, as in `jsonb`.
-    pub fn get(&self, name: &str) -> Option<Json<'a>> {
-        self.0.iter().rev().find(|(other, _)| other == name).map(|(_, value)| *value)
-    }
-
-    /// The member at the end of this path of names.
-    pub fn at(&self, path: &[&str]) -> Option<Json<'a>> {
-        let (first, rest) = path.split_first()?;
-        rest.iter().try_fold(self.get(first)?, |value, name| value.members().get(name))
-    }
-}
-
-impl<'de> Deserialize<'de> for Members<'de> {
+impl<'de, T: Deserialize<'de>, E: Deserialize<'de>> Deserialize<'de> for Any<T, E> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
+        struct AnyVisitor<T, E>(PhantomData<(T, E)>);
 
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Members<'de>;
+        impl<'de, T: Deserialize<'de>, E: Deserialize<'de>> Visitor<'de> for AnyVisitor<T, E> {
+            type Value = Any<T, E>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+                f.write_str("JSON")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(64);
-                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-                    members.push((name, Json(value.get())));
+            fn visit_unit<F>(self) -> Result<Self::Value, F> {
+                Ok(Any::Other)
+            }
+
+            fn visit_bool<F>(self, _: bool) -> Result<Self::Value, F> {
+                Ok(Any::Other)
+            }
+
+            fn visit_i64<F>(self, _: i64) -> Result<Self::Value, F> {
+                Ok(Any::Other)
+            }
+
+            fn visit_u64<F>(self, _: u64) -> Result<Self::Value, F> {
+                Ok(Any::Other)
+            }
+
+            fn visit_str<F: Error>(self, text: &str) -> Result<Self::Value, F> {
+                Ok(Any::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = sequence.next_element()? {
+                    elements.push(element);
                 }
-                Ok(Members(members))
+                Ok(Any::Array(elements))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Any::Object)
             }
         }
 
-        deserializer.deserialize_map(MembersVisitor)
+        deserializer.deserialize_any(AnyVisitor(PhantomData))
     }
 }
 
-/// A string that is copied only where it has escapes.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// An id that stands as a string, or within the expanded object.
-pub fn id(value: Option<Json<'_>>) -> Option<Cow<'_, str>> {
-    let value = value?;
-    if value.is_object() { own_id(&value.members()) } else { value.string().filter(|id| is_id(id)) }
+/// A non-empty string.
+pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let any: Any = Any::deserialize(deserializer)?;
+    Ok(any.text().filter(|text| !text.is_empty()))
 }
 
-/// The id of the object that has these members.
-pub fn own_id<'a>(object: &Members<'a>) -> Option<Cow<'a, str>> {
-    object.get("id")?.string().filter(|id| is_id(id))
+/// A string that Stripe could have given as an id.
+pub fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(text(deserializer)?.filter(|id| id.len() <= MAX_ID_BYTES))
+}
+
+/// An id that stands as a string, or within the expanded object.
+pub fn reference<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Expanded {
+        #[serde(deserialize_with = "id")]
+        id: Option<String>,
+    }
+
+    let any: Any<Expanded> = Any::deserialize(deserializer)?;
+    Ok(match any {
+        Any::Object(expanded) => expanded.id,
+        any => any.text().filter(|id| is_id(id)),
+    })
 }
 
 /// Whether Stripe could have given this as an id.
@@ -151,14 +139,28 @@ pub fn is_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_ID_BYTES
 }
 
-/// A non-empty string.
-pub fn text(value: Option<Json<'_>>) -> Option<Cow<'_, str>> {
-    value?.string().filter(|text| !text.is_empty())
+/// An object; what is none is the default.
+pub fn object<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    let any: Any<T> = Any::deserialize(deserializer)?;
+    Ok(any.object_or_default())
+}
+
+/// The elements of an array; of them, what is no object is the default.
+pub fn elements<'de, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: Deserialize<'de> + Default,
+    D: Deserializer<'de>,
+{
+    let any: Any<IgnoredAny, Any<T>> = Any::deserialize(deserializer)?;
+    let Any::Array(elements) = any else {
+        return Ok(None);
+    };
+    Ok(Some(elements.into_iter().map(Any::object_or_default).collect()))
 }
 
 /// Unix seconds; absent where PostgreSQL could not hold the time.
-pub fn time(value: Option<Json<'_>>) -> Option<DateTime<Utc>> {
-    timestamp(value?.number()?)
+pub fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    Ok(raw(deserializer)?.parse().ok().and_then(timestamp))
 }
 
 /// The time of these Unix seconds; absent where PostgreSQL could not hold it.
@@ -166,21 +168,42 @@ pub fn timestamp(seconds: i64) -> Option<DateTime<Utc>> {
     (seconds >= MIN_TIMESTAMP).then(|| DateTime::from_timestamp(seconds, 0)).flatten()
 }
 
-/// An RFC 3339 time; absent where PostgreSQL could not hold it.
-pub fn rfc3339(value: Option<Json<'_>>) -> Option<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(&value?.string()?).ok()?.to_utc();
+/// Unix seconds, or an RFC 3339 time; absent where PostgreSQL could not hold it.
+pub fn time_of_either_form<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let raw = raw(deserializer)?;
+    Ok(raw.parse().ok().and_then(timestamp).or_else(|| rfc3339(raw)))
+}
+
+fn rfc3339(raw: &str) -> Option<DateTime<Utc>> {
+    let text: String = serde_json::from_str(raw).ok()?;
+    let time = DateTime::parse_from_rfc3339(&text).ok()?.to_utc();
     (time.timestamp() >= MIN_TIMESTAMP).then_some(time)
 }
 
 /// A whole number that a column of type `integer` holds.
-pub fn integer(value: Option<Json<'_>>) -> Option<i32> {
-    value?.number()?.try_into().ok()
+pub fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+    Ok(raw(deserializer)?.parse().ok())
+}
+
+/// Whether it is `true`.
+pub fn is_true<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(raw(deserializer)? == "true")
+}
+
+/// Whether it is anything but `null`.
+pub fn is_set<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(raw(deserializer)? != "null")
 }
 
 /// A UUID in its usual, hyphenated form.
-pub fn uuid(value: Option<Json<'_>>) -> Option<Uuid> {
-    let text = value?.string()?;
-    (text.len() == 36).then(|| Uuid::try_parse(&text).ok())?
+pub fn uuid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uuid>, D::Error> {
+    let text = text(deserializer)?.filter(|text| text.len() == 36);
+    Ok(text.and_then(|text| Uuid::try_parse(&text).ok()))
+}
+
+/// A value as it stands.
+fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::Error> {
+    Ok(<&'de RawValue>::deserialize(deserializer)?.get())
 }
 
 #[cfg(test)]
@@ -189,41 +212,97 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_is_absent_or_out_of_range_is_none() {
-        let text = r#"{"n": 2147483648, "f": 1.5, "t": 99999999999999, "u": "abc", "e": "", "m": -1e3, "z": -0}"#;
-        let value = Json::of(text).members();
-        assert_eq!(integer(value.get("n")), None);
-        assert_eq!(integer(value.get("f")), None);
-        assert_eq!(integer(value.get("m")), None);
-        assert_eq!(integer(value.get("z")), Some(0));
-        assert_eq!(integer(value.get("absent")), None);
-        assert_eq!(time(value.get("t")), None);
-        assert_eq!(time(Some(Json::of("-8000000000000"))), None);
-        for no_time in [r#""-9000-01-01T00:00:00Z""#, r#""2025-01-02T 3:04:05Z""#] {
-            assert_eq!(rfc3339(Some(Json::of(no_time))), None, "{no_time}");
-        }
-        assert_eq!(uuid(value.get("u")), None);
-        assert_eq!(super::text(value.get("e")), None);
-        assert_eq!(id(Some(Json::of(r#"{"id": "cus_1"}"#))).as_deref(), Some("cus_1"));
-        assert_eq!(id(Some(Json::of(&format!("\"{}\"", "x".repeat(256))))), None);
+    #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Shape {
+        #[serde(deserialize_with = "text")]
+        text: Option<String>,
+        #[serde(deserialize_with = "reference")]
+        id: Option<String>,
+        #[serde(deserialize_with = "time_of_either_form")]
+        time: Option<DateTime<Utc>>,
+        #[serde(deserialize_with = "integer")]
+        integer: Option<i32>,
+        #[serde(deserialize_with = "uuid")]
+        uuid: Option<Uuid>,
+        #[serde(deserialize_with = "is_true")]
+        is_true: bool,
+        #[serde(deserialize_with = "is_set")]
+        is_set: bool,
+        #[serde(deserialize_with = "elements")]
+        elements: Option<Vec<Inner>>,
+        #[serde(deserialize_with = "object")]
+        object: Inner,
+    }
+
+    #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Inner {
+        #[serde(deserialize_with = "integer")]
+        n: Option<i32>,
+    }
+
+    fn shape(text: &str) -> Shape {
+        read(text).unwrap()
     }
 
     #[test]
-    fn of_members_of_one_name_the_last_counts_and_escapes_are_resolved() {
-        let members = Json::of(r#" {"a": 1, "b": {"c": [true, null]}, "\u0061": "\u00e9\n" } "#).members();
-        assert_eq!(members.get("a").and_then(Json::string).as_deref(), Some("é\n"));
-        let elements = members.at(&["b", "c"]).and_then(Json::elements).unwrap();
-        assert!(elements[0].is_true() && elements[1].is_null() && elements.len() == 2);
-        assert!(members.at(&["a", "c"]).is_none() && members.get("c").is_none());
-        assert!(Json::of("[1]").members().get("a").is_none());
+    fn each_is_read_as_what_it_is() {
+        let text = r#" {"text": "\u00e9\n", "id": {"id": "cus_1"}, "time": -5, "integer": -0, "is_true": true, "is_set": [],
+            "uuid": "7f0c1c9e-55f4-4d5e-9d0b-0f3f3c7b8a11", "elements": [{"n": 1}, 2, "3", null, [{"n": 4}]],
+            "object": {"m": {"n": 8}, "n": 9}} "#;
+        let read = shape(text);
+        assert_eq!((read.text.as_deref(), read.id.as_deref()), (Some("é\n"), Some("cus_1")));
+        assert_eq!((read.time, read.integer), (timestamp(-5), Some(0)));
+        assert!(read.is_true && read.is_set && read.uuid.is_some());
+        let elements: Vec<_> = read.elements.unwrap().into_iter().map(|element| element.n).collect();
+        assert_eq!(elements, [Some(1), None, None, None, None]);
+        assert_eq!(read.object.n, Some(9));
+        assert_eq!(shape(r#"{"id": "cus_2"}"#).id.as_deref(), Some("cus_2"));
+        assert_eq!(shape(r#"{"time": "1970-01-01T00:00:07Z"}"#).time, timestamp(7));
+    }
+
+    #[test]
+    fn what_is_of_another_type_or_out_of_range_is_absent() {
+        let long = format!(r#""{}""#, "x".repeat(256));
+        let values = ["null", "false", "7.5", "1e400", "[]", "[{}]", "{}", r#""""#, r#"{"id": {"id": "x"}}"#];
+        for (name, more) in [
+            ("text", vec!["7"]),
+            ("id", vec!["7", &long, r#"{"id": 7}"#]),
+            (
+                "time",
+                vec!["99999999999999", "-8000000000000", r#""-9000-01-01T00:00:00Z""#, r#""2025-01-02T 3:04:05Z""#],
+            ),
+            ("integer", vec!["2147483648", "-1e3", r#""7""#]),
+            ("uuid", vec!["7", r#""abc""#, r#""7f0c1c9e55f44d5e9d0b0f3f3c7b8a11""#]),
+            ("is_true", vec!["1", r#""true""#]),
+            ("object", vec!["7", r#"{"n": {"n": 7}}"#, r#"[{"n": 7}]"#]),
+        ] {
+            for value in values.into_iter().chain(more) {
+                assert_eq!(shape(&format!(r#"{{"{name}": {value}}}"#)), Shape::default(), "{name}: {value}");
+            }
+        }
+        assert_eq!(shape(r#"{"is_set": null, "elements": {}}"#), Shape::default());
+        for none in ["null", "7", r#""text""#, "[1]", r#"["text", "id"]"#] {
+            assert_eq!(shape(none), Shape::default(), "{none}");
+        }
+    }
+
+    #[test]
+    fn of_members_of_one_name_the_last_counts() {
+        assert_eq!(
+            shape(r#"{"text": "a", "object": {"n": 1, "n": 2}, "text": "b", "n": 1, "\u0074ext": "c"}"#),
+            Shape { text: Some("c".to_owned()), object: Inner { n: Some(2) }, ..Shape::default() }
+        );
     }
 
     proptest! {
         #[test]
-        fn a_text_is_taken_exactly_if_it_is_json(text in r#"\{("a":|"|\\|\}|\{|\[|\]|1|-|e|\.|null|true|,| |\\u00e9){0,12}\}"#) {
-            let value: Result<serde_json::Value, _> = serde_json::from_str(&text);
-            prop_assert_eq!(Members::read(&text).is_ok(), value.is_ok(), "{}", text);
+        fn a_text_is_read_exactly_if_it_is_json(
+            text in r#"\{("text":|"object":|"x":|"|\\|\}|\{|\[|\]|1|-|e|\.|null|true|,| |\\u00e9){0,12}\}"#
+        ) {
+            let value: Result<Value, _> = serde_json::from_str(&text);
+            prop_assert_eq!(read::<Shape>(&text).is_ok(), value.is_ok(), "{}", text);
         }
     }
 }

@@ -46,7 +46,14 @@ fn copy(fit: &mut String, text: &str, bytes: usize) -> usize {
 /// Whether the arrays and objects of `text`, if it is JSON, are nested more than `limit` levels deep.
 pub fn is_deeper_than(limit: usize, text: &str) -> bool {
     // Counting is much cheaper than looking at each byte in its turn, and enough for nearly every event.
-    text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > limit && depth(text) > limit
+    brackets(text) > limit && depth(text) > limit
+}
+
+/// How many arrays and objects begin in `text`, and how many such characters are in its strings.
+fn brackets(text: &str) -> usize {
+    let is_one = |byte: &u8| u8::from(matches!(byte, b'[' | b'{'));
+    // In pieces whose count fits a byte, so that many bytes are counted at once.
+    text.as_bytes().chunks(255).map(|piece| usize::from(piece.iter().map(is_one).sum::<u8>())).sum()
 }
 
 fn depth(text: &str) -> usize {

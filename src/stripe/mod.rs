@@ -9,11 +9,12 @@ mod invoice;
 mod json;
 mod jsonb;
 mod numbers;
+mod object;
 mod subscription;
 
 pub use checkout::Checkout;
 pub use event::{Event, InvalidPayload, Kind, NAMED_TYPES, handled_types, subscription_types};
 pub use imported::{IMPORTED, Newest};
 pub use invoice::{Invoice, InvoiceStatus};
-pub use json::Json;
+pub use object::Object;
 pub use subscription::{FINAL_STATUSES, PricePlans, Subscription, SubscriptionError};

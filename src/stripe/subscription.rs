@@ -3,14 +3,13 @@
 //! Source: <https://docs.stripe.com/api/subscriptions/object>; since version 2025-03-31 the billing period stands on
 //! the items (<https://docs.stripe.com/changelog/basil/2025-03-31/deprecate-subscription-current-period-start-and-end>).
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use thiserror::Error;
 
-use super::json::{self, Json, Members};
+use super::json::{self, Any};
+use super::object::{Item, Object, Price};
 
 /// Statuses that a subscription never leaves.
 /// Source: <https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>.
@@ -78,45 +77,36 @@ pub enum SubscriptionError {
 }
 
 impl Subscription {
-    /// Projects a subscription object, as it stands in an event or comes from the API.
+    /// Projects a subscription object.
     ///
     /// # Errors
     /// Where `id` or `status` is absent.
-    pub fn project(object: &Value, plans: &PricePlans) -> Result<Self, SubscriptionError> {
-        Self::read(Json::of(&object.to_string()), plans)
-    }
-
-    /// [`Subscription::project`], straight from the text.
-    ///
-    /// # Errors
-    /// Where `id` or `status` is absent.
-    pub fn read(object: Json<'_>, plans: &PricePlans) -> Result<Self, SubscriptionError> {
-        let object = object.members();
-        let items = items(&object);
+    pub fn project(object: &Object, plans: &PricePlans) -> Result<Self, SubscriptionError> {
+        let items = items(object);
         // The item that names the plan: the first whose price is mapped, else the first.
-        let is_mapped = |item: &&Item<'_>| item.price_id.as_deref().and_then(|id| plans.plan(id)).is_some();
+        let is_mapped = |item: &&PlanItem<'_>| item.price_id.and_then(|id| plans.plan(id)).is_some();
         let item = items.iter().find(is_mapped).or(items.first());
-        let price_id = item.and_then(|item| item.price_id.as_deref());
-        let lookup_key = || item.and_then(|item| item.lookup_key.as_deref());
+        let price_id = item.and_then(|item| item.price_id);
+        let lookup_key = || item.and_then(|item| item.lookup_key);
         // The whole pair from one place: a start from here with an end from there would be a period of nobody's.
-        let periods = [Some(Period::of(&object)), item.map(|item| item.period)].into_iter().flatten();
+        let own = Period { start: object.current_period_start, end: object.current_period_end };
+        let periods = [Some(own), item.map(|item| item.period)].into_iter().flatten();
         let period = periods.chain(items.iter().map(|item| item.period)).find(Period::is_known).unwrap_or_default();
-        let time = |name| json::time(object.get(name));
         Ok(Self {
-            id: json::own_id(&object).ok_or(SubscriptionError::NoId)?.into_owned(),
-            status: json::text(object.get("status")).ok_or(SubscriptionError::NoStatus)?.into_owned(),
-            customer_id: json::id(object.get("customer")).map(Cow::into_owned),
+            id: object.id.clone().ok_or(SubscriptionError::NoId)?,
+            status: object.status.clone().ok_or(SubscriptionError::NoStatus)?,
+            customer_id: object.customer.clone(),
             price_id: price_id.map(str::to_owned),
             named_plan: price_id.and_then(|id| plans.plan(id)).or_else(lookup_key).map(str::to_owned),
             seat_limit: item.and_then(|item| item.seats),
             current_period_start: period.start,
             current_period_end: period.end,
-            cancel_at_period_end: object.get("cancel_at_period_end").is_some_and(Json::is_true),
-            cancel_at: time("cancel_at"),
-            canceled_at: time("canceled_at"),
-            ended_at: time("ended_at"),
-            trial_end: time("trial_end"),
-            paused_collection: object.get("pause_collection").is_some_and(|pause| !pause.is_null()),
+            cancel_at_period_end: object.cancel_at_period_end,
+            cancel_at: object.cancel_at,
+            canceled_at: object.canceled_at,
+            ended_at: object.ended_at,
+            trial_end: object.trial_end,
+            paused_collection: object.has_paused_collection,
         })
     }
 
@@ -132,37 +122,43 @@ impl Subscription {
 }
 
 /// The subscription's items. The oldest shape has one plan and one quantity on the subscription itself.
-fn items<'a>(subscription: &Members<'a>) -> Vec<Item<'a>> {
-    if let Some(items) = subscription.at(&["items", "data"]).and_then(Json::elements) {
-        return items.into_iter().map(|item| Item::of(&item.members())).collect();
+fn items(subscription: &Object) -> Vec<PlanItem<'_>> {
+    if let Some(items) = &subscription.items.data {
+        return items.iter().map(PlanItem::of).collect();
     }
-    let is_itself = subscription.get("plan").is_some_and(|plan| !plan.is_null());
-    is_itself.then(|| Item::of(subscription)).into_iter().collect()
+    let plan = subscription.plan.as_ref();
+    plan.map(|plan| PlanItem::new(Some(plan), subscription.quantity, Period::default())).into_iter().collect()
 }
 
 /// What an item says, as far as it matters.
-struct Item<'a> {
+struct PlanItem<'a> {
     /// Its price's. Before 2020 this was its plan.
-    price_id: Option<Cow<'a, str>>,
-    lookup_key: Option<Cow<'a, str>>,
+    price_id: Option<&'a str>,
+    lookup_key: Option<&'a str>,
     /// A metered item has none.
     seats: Option<i32>,
     period: Period,
 }
 
-impl<'a> Item<'a> {
-    fn of(item: &Members<'a>) -> Self {
-        let set = |name| item.get(name).filter(|value| !value.is_null());
-        let price = set("price").or_else(|| set("plan"));
-        // An object or, not expanded, an id.
-        let expanded = price.map(Json::members).unwrap_or_default();
-        let usage_type = expanded.at(&["recurring", "usage_type"]).or_else(|| expanded.get("usage_type"));
-        let is_metered = usage_type.and_then(Json::string).as_deref() == Some("metered");
+impl<'a> PlanItem<'a> {
+    fn of(item: &'a Item) -> Self {
+        let period = Period { start: item.current_period_start, end: item.current_period_end };
+        Self::new(item.price.as_ref().or(item.plan.as_ref()), item.quantity, period)
+    }
+
+    fn new(price: Option<&'a Any<Price>>, quantity: Option<i32>, period: Period) -> Self {
+        let (price_id, expanded) = match price {
+            Some(Any::Text(id)) => (Some(id.as_str()).filter(|id| json::is_id(id)), None),
+            Some(Any::Object(price)) => (price.id.as_deref(), Some(price)),
+            _ => (None, None),
+        };
+        let usage_type = expanded.and_then(|price| price.recurring.usage_type.as_ref().or(price.usage_type.as_ref()));
+        let is_metered = usage_type.is_some_and(|usage_type| usage_type == "metered");
         Self {
-            price_id: json::own_id(&expanded).or_else(|| json::id(price)),
-            lookup_key: json::text(expanded.get("lookup_key")),
-            seats: json::integer(item.get("quantity")).filter(|_| !is_metered),
-            period: Period::of(item),
+            price_id,
+            lookup_key: expanded.and_then(|price| price.lookup_key.as_deref()),
+            seats: quantity.filter(|_| !is_metered),
+            period,
         }
     }
 }
@@ -174,11 +170,6 @@ struct Period {
 }
 
 impl Period {
-    fn of(holder: &Members<'_>) -> Self {
-        let time = |name| json::time(holder.get(name));
-        Self { start: time("current_period_start"), end: time("current_period_end") }
-    }
-
     fn is_known(&self) -> bool {
         self.start.is_some() || self.end.is_some()
     }
@@ -187,13 +178,13 @@ impl Period {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn project(object: Value) -> Subscription {
         let plans = [("price_pro".to_owned(), "pro".to_owned())].into_iter().collect();
-        Subscription::project(&object, &plans).unwrap()
+        Subscription::project(&Object::from(&object), &plans).unwrap()
     }
 
     fn with_items(items: Value) -> Subscription {
@@ -235,8 +226,8 @@ mod tests {
         assert_eq!(metered.seat_limit, None);
         let huge = with_items(json!([{"price": "p", "quantity": 4_294_967_297_i64, "current_period_end": 1e30}]));
         assert_eq!((huge.seat_limit, huge.current_period_end), (None, None));
-        assert!(Subscription::project(&json!({"id": "sub_1"}), &PricePlans::default()).is_err());
-        assert!(Subscription::project(&json!({"status": "active"}), &PricePlans::default()).is_err());
+        assert!(Subscription::project(&Object::from(&json!({"id": "sub_1"})), &PricePlans::default()).is_err());
+        assert!(Subscription::project(&Object::from(&json!({"status": "active"})), &PricePlans::default()).is_err());
     }
 
     #[test]
@@ -282,7 +273,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_shape_is_projected_without_wrapping(object in any_json(), quantity in any::<i64>()) {
-            if let Ok(subscription) = Subscription::project(&object, &PricePlans::default()) {
+            if let Ok(subscription) = Subscription::project(&Object::from(&object), &PricePlans::default()) {
                 prop_assert_eq!(object.get("status").and_then(Value::as_str), Some(subscription.status.as_str()));
             }
             let seats = with_items(json!([{"price": "p", "quantity": quantity}])).seat_limit;
