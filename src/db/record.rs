@@ -15,7 +15,7 @@
 
 use diesel::QueryResult;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Jsonb, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Bool, Integer, Jsonb, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 
 use super::Conn;
@@ -26,7 +26,7 @@ use super::locks;
 use super::raw_json::RawJson;
 use super::subscriptions::{LatestInvoice, State};
 use crate::ordering::Version;
-use crate::stripe::{Event, FINAL_STATUSES, Kind};
+use crate::stripe::Event;
 
 /// The constraint whose violation means that the event is recorded already.
 pub const PRIMARY_KEY: &str = "stripe_events_pkey";
@@ -53,6 +53,28 @@ pub struct Newer {
     pub version: Version,
 }
 
+/// The condition that nothing came before that it has to do with: no parked event of its customer or its subscription
+/// waits, and it did not fail itself. If it did it keeps the time at which it first came, and only the long way looks.
+macro_rules! nothing_came_before {
+    () => {
+        concat!(nothing_waits!("$8", "$9"), " AND NOT EXISTS (SELECT FROM event_failures WHERE event_id = $1)")
+    };
+}
+
+/// [`crate::stripe::FINAL_STATUSES`].
+macro_rules! final_statuses {
+    () => {
+        "('canceled', 'incomplete_expired')"
+    };
+}
+
+/// [`crate::stripe::Kind::BIRTH`].
+macro_rules! birth {
+    () => {
+        "'customer.subscription.created'"
+    };
+}
+
 /// The condition that the event is not recorded. The primary key says so in any case; this spares the row that would
 /// be written in vain. Where a row is changed its guard does the same: the row shows the event already, or a newer one.
 macro_rules! is_new {
@@ -63,13 +85,11 @@ macro_rules! is_new {
 
 /// The columns and values of an idempotency row, from the event's parameters and the row `change`.
 macro_rules! insert {
-    () => {
-        "INSERT INTO stripe_events (id, type, outcome, api_version, livemode, connect_account, created, received_at,
+    ($received_at:expr) => {
+        concat!("INSERT INTO stripe_events (id, type, outcome, api_version, livemode, connect_account, created, received_at,
              customer_id, subscription_id, account_id, payload)
-         SELECT $1, $2, $3, $4, $5, $6, $7,
-             COALESCE((SELECT min(failed_at) FROM event_failures WHERE event_id = $1), now()),
-             $8, $9, account_id, $10
-         FROM change"
+         SELECT $1, $2, $3, $4, $5, $6, $7, ", $received_at, ", $8, $9, account_id, $10
+         FROM change")
     };
 }
 
@@ -91,14 +111,16 @@ macro_rules! of_event {
 }
 
 /// The text of the statement that makes `$change`, and records the event with the account of the row that it returns,
-/// if it returns one. An event that is neither recorded by it nor there already brings no row.
+/// if it returns one. An event that is neither recorded by it nor there already brings no row. What changes data runs to
+/// its end whatever `LIMIT` says; the look for a duplicate is spared where there is none.
 macro_rules! record {
     ($($change:expr),+ $(,)?) => {
         concat!(
-            "WITH change AS (", $($change),+, "), recorded AS (", insert!(), " RETURNING id)
+            "WITH change AS (", $($change),+, "), recorded AS (", insert!("now()"), " RETURNING id)
              SELECT true AS is_recorded_now FROM recorded
              UNION ALL
-             SELECT false FROM stripe_events WHERE id = $1"
+             SELECT false FROM stripe_events WHERE id = $1
+             LIMIT 1"
         )
     };
 }
@@ -115,13 +137,17 @@ macro_rules! newer_state {
                  last_event_id = $1, last_event_type = $2, last_event_created = $7, updated_at = now()
              WHERE stripe_subscription_id = $9
                AND (last_event_created IS NULL
-                    OR CASE WHEN (status = ANY($24)) = $25
+                    OR CASE WHEN (status IN ",
+            final_statuses!(),
+            ") = $24
                             THEN last_event_created < $7
-                                 OR (last_event_created = $7 AND last_event_type = $26 AND NOT $27)
-                            ELSE $25 END)
+                                 OR (last_event_created = $7 AND last_event_type = ",
+            birth!(),
+            " AND NOT $25)
+                            ELSE $24 END)
                AND ",
-            nothing_waits!("$8", "$9"),
-            " AND pg_try_advisory_xact_lock($28)
+            nothing_came_before!(),
+            " AND pg_try_advisory_xact_lock($26)
              RETURNING account_id",
         )
     };
@@ -159,13 +185,16 @@ pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResul
     let statement = of_event!(
         event,
         outcome,
-        concat!("WITH change AS (SELECT pg_advisory_xact_lock($11), NULL::uuid AS account_id) ", insert!())
+        concat!(
+            "WITH change AS (SELECT pg_advisory_xact_lock($11), NULL::uuid AS account_id) ",
+            insert!("COALESCE((SELECT min(failed_at) FROM event_failures WHERE event_id = $1), now())")
+        )
     );
     Cached(statement.bind::<BigInt, _>(locks::of_event(&event.id))).execute(conn).await
 }
 
 /// Records an event and writes its state, if the subscription's row is there, the state is newer than what it shows
-/// by all that two versions can tell ([`crate::ordering::compare`] says the same), and no parked event waits.
+/// by all that two versions can tell ([`crate::ordering::compare`] says the same), and nothing came before.
 pub async fn with_newer_state(conn: &Conn, event: &Event, outcome: &str, newer: &Newer) -> QueryResult<AtOnce> {
     let Newer { names_plan, state, version } = newer;
     // The account is looked at only where the price names no plan.
@@ -188,38 +217,36 @@ pub async fn with_newer_state(conn: &Conn, event: &Event, outcome: &str, newer: 
         .bind::<Nullable<Timestamptz>, _>(state.ended_at)
         .bind::<Nullable<Timestamptz>, _>(state.trial_end)
         .bind::<Bool, _>(state.paused_collection)
-        .bind::<Array<Text>, _>(&FINAL_STATUSES[..])
         .bind::<Bool, _>(version.is_final)
-        .bind::<Text, _>(Kind::BIRTH)
         .bind::<Bool, _>(version.is_birth)
         .bind::<BigInt, _>(locks::of_event(&event.id));
     run!(conn, statement)
 }
 
 /// Records an event whose state is older than what the subscription's row shows by all that two versions can tell, if
-/// no parked event waits. What is older once stays so: a row only ever moves on, so it need not be locked.
+/// nothing came before. What is older once stays so: a row only ever moves on, so it need not be locked.
 pub async fn as_stale(conn: &Conn, event: &Event, outcome: &str, version: Version) -> QueryResult<AtOnce> {
     let sql = record!(
         "SELECT account_id FROM subscriptions
          WHERE stripe_subscription_id = $9
-           AND CASE WHEN (status = ANY($11)) = $12
-                    THEN last_event_created > $7 OR (last_event_created = $7 AND last_event_type <> $13 AND $14)
-                    ELSE last_event_created IS NOT NULL AND NOT $12 END
+           AND CASE WHEN (status IN ",
+        final_statuses!(),
+        ") = $11
+                    THEN last_event_created > $7 OR (last_event_created = $7 AND last_event_type <> ",
+        birth!(),
+        " AND $12)
+                    ELSE last_event_created IS NOT NULL AND NOT $11 END
            AND ",
-        nothing_waits!("$8", "$9"),
+        nothing_came_before!(),
         " AND ",
         is_new!(),
     );
-    let statement = of_event!(event, outcome, sql)
-        .bind::<Array<Text>, _>(&FINAL_STATUSES[..])
-        .bind::<Bool, _>(version.is_final)
-        .bind::<Text, _>(Kind::BIRTH)
-        .bind::<Bool, _>(version.is_birth);
+    let statement = of_event!(event, outcome, sql).bind::<Bool, _>(version.is_final).bind::<Bool, _>(version.is_birth);
     run!(conn, statement)
 }
 
 /// Records an invoice event and writes what it said, if the subscription's row is there, the event is of a later
-/// second than what the row shows, and no parked event waits.
+/// second than what the row shows, and nothing came before.
 pub async fn with_newer_invoice(
     conn: &Conn,
     event: &Event,
@@ -232,7 +259,7 @@ pub async fn with_newer_invoice(
          WHERE stripe_subscription_id = $9
            AND (latest_invoice_event_created IS NULL OR latest_invoice_event_created < $13)
            AND ",
-        nothing_waits!("$8", "$9"),
+        nothing_came_before!(),
         " AND pg_try_advisory_xact_lock($14)
          RETURNING account_id",
     );
@@ -244,17 +271,29 @@ pub async fn with_newer_invoice(
     run!(conn, statement)
 }
 
-/// Records an event that changes nothing, with the account of its subscription or its customer, if no parked event
-/// waits.
+/// Records an event that changes nothing, with the account of its subscription or its customer, if nothing came
+/// before.
 pub async fn unchanged(conn: &Conn, event: &Event, outcome: &str) -> QueryResult<AtOnce> {
     let sql = record!(
         "SELECT COALESCE((SELECT account_id FROM subscriptions WHERE stripe_subscription_id = $9), ",
         of_customer!("$8"),
         ") AS account_id
          WHERE ",
-        nothing_waits!("$8", "$9"),
+        nothing_came_before!(),
         " AND ",
         is_new!(),
     );
     run!(conn, of_event!(event, outcome, sql))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::stripe::{FINAL_STATUSES, Kind};
+
+    #[test]
+    fn the_statements_know_the_same_words_as_the_code() {
+        let quoted = |word: &str| format!("'{word}'");
+        assert_eq!(final_statuses!(), format!("({})", FINAL_STATUSES.map(quoted).join(", ")));
+        assert_eq!(birth!(), quoted(Kind::BIRTH));
+    }
 }
