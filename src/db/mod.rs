@@ -12,6 +12,7 @@ pub mod locks;
 pub mod migrations;
 pub mod overview;
 pub mod pool;
+pub mod prepared;
 pub mod raw_json;
 pub mod record;
 #[allow(missing_docs, reason = "generated")]

@@ -7,6 +7,7 @@ use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfi
 use futures_util::FutureExt;
 
 use super::connect::Target;
+use super::prepared;
 
 /// The pool.
 pub type Pool = bb8::Pool<AsyncPgConnection>;
@@ -24,7 +25,12 @@ pub fn build(target: Target, size: u32, timeout: Duration) -> Pool {
     config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = Box::new(move |_| {
         let target = target.clone();
-        async move { target.connect().await }.boxed()
+        async move {
+            let mut conn = target.connect().await?;
+            prepared::watch(&mut conn);
+            Ok(conn)
+        }
+        .boxed()
     });
     let manager = AsyncDieselConnectionManager::<AsyncPgConnection>::new_with_config("", config);
     Pool::builder().max_size(size).connection_timeout(timeout).error_sink(Box::new(LogErrors)).build_unchecked(manager)

@@ -9,9 +9,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use diesel::QueryResult;
-use diesel_async::SimpleAsyncConnection;
-use futures_util::future::{FutureExt, join, join_all};
+use futures_util::future::FutureExt;
 
+use super::batch::in_one_transaction;
 use super::deliver::{Recorded, is_duplicate};
 use super::queue::{self, QueueError};
 use super::transaction::{AttemptError, judge};
@@ -21,9 +21,6 @@ use crate::db::Conn;
 use crate::db::record::{self, AtOnce};
 use crate::handlers::{Outcome, Shortcut};
 use crate::stripe::Event;
-
-/// Begins a transaction whose statements hardly wait for a lock, since all the others would wait with them.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '50ms'";
 
 /// An event, and all there is to do for it.
 #[derive(Debug)]
@@ -97,17 +94,35 @@ impl Service {
         // In the same order in all replicas, which may want the same rows; and within a subscription the older first, so
         // that none is stale for want of patience.
         taken.sort_by(|one, other| one.item.order().cmp(&other.item.order()));
-        let shorts: Vec<_> = taken.iter().map(|waiting| &waiting.item).collect();
-        let attempt = tokio::time::timeout(ATTEMPT_LIMIT, together(conn, &shorts));
-        // A panic, too, is one event's and not the others'.
-        let came = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or(Ok(Err(AttemptError::Died)));
-        match came.unwrap_or(Err(AttemptError::TimedOut)) {
-            Ok(came) => taken.into_iter().zip(came).for_each(|(waiting, came)| self.answer(waiting, Ok(came))),
-            Err(error) => {
-                log::debug!("{} events go each alone: {error}", taken.len());
-                lane.again_alone(taken, |lane| self.start(lane));
+        for step in STEPS {
+            let shorts: Vec<_> = taken.iter().map(|waiting| &waiting.item).collect();
+            let attempt = tokio::time::timeout(ATTEMPT_LIMIT, together(conn, &shorts, step));
+            // A panic, too, is one event's and not the others'.
+            let came = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or(Ok(Err(AttemptError::Died)));
+            match came.unwrap_or(Err(AttemptError::TimedOut)) {
+                Ok(came) => taken = self.answer_all(taken, came, step),
+                Err(error) => {
+                    log::debug!("{} events go each alone: {error}", taken.len());
+                    return lane.again_alone(taken, |lane| self.start(lane));
+                }
+            }
+            if taken.is_empty() {
+                return;
             }
         }
+    }
+
+    /// Answers all but those for which there is another step, which it returns.
+    fn answer_all(&self, taken: Vec<Waiting>, came: Vec<Came>, step: Step) -> Vec<Waiting> {
+        let mut missed = Vec::new();
+        for (waiting, came) in taken.into_iter().zip(came) {
+            if came.is_none() && waiting.item.has_step_after(step) {
+                missed.push(waiting);
+            } else {
+                self.answer(waiting, Ok(came));
+            }
+        }
+        missed
     }
 
     /// Counts what is now committed, whether or not anybody waits for it still, and tells who does.
@@ -119,17 +134,60 @@ impl Service {
     }
 }
 
+/// What a shortcut takes at most, one after the other, until a guard holds.
+const STEPS: [Step; 2] = [Step::Change, Step::Stale];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Record it with its change.
+    Change,
+    /// Record it as too old. A state for which the first guard did not hold is old, as a rule; or it had to wait for the
+    /// row, and was judged by what had been there before.
+    Stale,
+}
+
 impl Short {
     /// Before or after which others it goes.
     fn order(&self) -> impl Ord {
         (self.event.subscription_id.as_deref(), self.event.created)
     }
+
+    fn has_step_after(&self, step: Step) -> bool {
+        step == Step::Change && matches!(self.shortcut, Shortcut::NewerState(_))
+    }
+
+    /// Takes a step. `None` where its guard did not hold.
+    async fn take(&self, conn: &Conn, step: Step) -> QueryResult<Came> {
+        let Self { event, shortcut } = self;
+        let (applied, stale, ignored) = (Outcome::Applied, Outcome::Stale, Outcome::Ignored);
+        let (outcome, came) = match (step, shortcut) {
+            (Step::Change, Shortcut::NewerState(newer)) => {
+                (applied, record::with_newer_state(conn, event, applied.as_str(), newer).await?)
+            }
+            (Step::Change, Shortcut::NewerInvoice(invoice)) => {
+                (applied, record::with_newer_invoice(conn, event, applied.as_str(), invoice).await?)
+            }
+            (Step::Change, Shortcut::Nothing) => (ignored, record::unchanged(conn, event, ignored.as_str()).await?),
+            (Step::Stale, Shortcut::NewerState(newer)) => {
+                (stale, record::as_stale(conn, event, stale.as_str(), newer.version).await?)
+            }
+            (Step::Stale, Shortcut::NewerInvoice(_) | Shortcut::Nothing) => return Ok(None),
+        };
+        Ok(match came {
+            AtOnce::Recorded => Some(Recorded::First(outcome)),
+            AtOnce::Duplicate => Some(Recorded::Duplicate),
+            AtOnce::Missed => None,
+        })
+    }
 }
 
-/// Takes a shortcut, as a statement that stands alone.
+/// Takes a shortcut, in statements that stand alone.
 async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
     let mut watched = Watched::of(conn);
-    let came = take(watched.conn(), short).await;
+    let came = match short.take(watched.conn(), Step::Change).await {
+        Ok(None) => short.take(watched.conn(), Step::Stale).await,
+        came => came,
+    };
     watched.release();
     match came {
         Ok(came) => Ok(came),
@@ -138,50 +196,16 @@ async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
     }
 }
 
-/// Takes shortcuts in one transaction: what came of each, or nothing of any.
-async fn together(conn: &mut Conn, shorts: &[&Short]) -> Result<Vec<Came>, AttemptError> {
+/// Takes a step of several in one transaction: what came of each, or nothing of any.
+async fn together(conn: &mut Conn, shorts: &[&Short], step: Step) -> Result<Vec<Came>, AttemptError> {
     let mut watched = Watched::of(conn);
-    let came = in_one_transaction(watched.conn(), shorts).await;
+    let came = {
+        let conn: &Conn = watched.conn();
+        in_one_transaction(conn, shorts.iter().map(|short| short.take(conn, step))).await
+    };
     watched.release();
     match came {
         Ok(came) => Ok(came),
         Err(error) => Err(judge(error.into(), conn).await),
     }
-}
-
-async fn in_one_transaction(conn: &Conn, shorts: &[&Short]) -> QueryResult<Vec<Came>> {
-    // Sent together, in this order: polled in turn, each sends before it waits, or waits for its statement to be
-    // prepared, which is one after the other.
-    let begin = async { (&mut &*conn).batch_execute(BEGIN).await };
-    let all = join_all(shorts.iter().map(|short| take(conn, short)));
-    let (begun, came) = join(begin, all).await;
-    let came = begun.and_then(|()| came.into_iter().collect());
-    // Not before all have been answered: one that still had to be prepared would come after it.
-    let end = if came.is_ok() { "COMMIT" } else { "ROLLBACK" };
-    (&mut &*conn).batch_execute(end).await?;
-    came
-}
-
-/// Takes a shortcut. `None` where its guard did not hold.
-async fn take(conn: &Conn, Short { event, shortcut }: &Short) -> QueryResult<Came> {
-    let (outcome, came) = match shortcut {
-        Shortcut::NewerState(newer) => {
-            match record::with_newer_state(conn, event, Outcome::Applied.as_str(), newer).await? {
-                // It is old, as a rule; or had to wait for the row, and judged by what it had seen before.
-                AtOnce::Missed => {
-                    (Outcome::Stale, record::as_stale(conn, event, Outcome::Stale.as_str(), newer.version).await?)
-                }
-                came => (Outcome::Applied, came),
-            }
-        }
-        Shortcut::NewerInvoice(invoice) => {
-            (Outcome::Applied, record::with_newer_invoice(conn, event, Outcome::Applied.as_str(), invoice).await?)
-        }
-        Shortcut::Nothing => (Outcome::Ignored, record::unchanged(conn, event, Outcome::Ignored.as_str()).await?),
-    };
-    Ok(match came {
-        AtOnce::Recorded => Some(Recorded::First(outcome)),
-        AtOnce::Duplicate => Some(Recorded::Duplicate),
-        AtOnce::Missed => None,
-    })
 }

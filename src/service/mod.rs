@@ -3,6 +3,7 @@
 
 mod accounts;
 mod at_once;
+mod batch;
 mod deliver;
 mod drift;
 mod entitlement;

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-/// How many lanes there are at most. The fewer, the more go together; but while one waits for the disk, others have to
+/// How many lanes there are at most. The fewer, the more go together; but while one waits for the disk, another has to
 /// keep PostgreSQL busy.
-const LANES: usize = 3;
+const LANES: usize = 2;
 
 /// How many go together at most: their rows are locked until the last of them is done.
 const MOST: usize = 32;

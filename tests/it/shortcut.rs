@@ -1,6 +1,7 @@
 //! The shortcut that most events take: one guarded statement that records the event, too. What it decides, and what it
 //! leaves to the long way.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use chrono::DateTime;
@@ -86,6 +87,29 @@ async fn the_guards_in_sql_say_what_the_comparison_says() {
     }
 }
 
+/// A server with one connection, and the proxy that it leads through.
+async fn start_behind_a_proxy() -> (Proxy, TestApp) {
+    let database = Database::migrated();
+    let proxy = Proxy::start(&database.url()).unwrap();
+    let target = Target::parse(proxy.url()).unwrap();
+    let settings = Settings { pool_size: 1, ..Settings::default() };
+    let app = TestApp::start_at(database, target, settings, None).await;
+    (proxy, app)
+}
+
+/// Whether a transaction was open for the time of a round trip with nothing to do, before the future was done.
+async fn waits_in_a_transaction<T>(app: &TestApp, future: impl Future<Output = T>) -> (T, bool) {
+    const WAITING: &str = "pg_stat_activity WHERE datname = current_database()
+         AND state = 'idle in transaction' AND state_change < clock_timestamp() - interval '100 ms'";
+    let (mut future, mut has_waited) = (pin!(future), false);
+    loop {
+        if let Ok(result) = tokio::time::timeout(Duration::from_millis(10), &mut future).await {
+            return (result, has_waited);
+        }
+        has_waited |= app.count(WAITING).await > 0;
+    }
+}
+
 /// How many round trips to the database a delivery takes, once everything is prepared.
 async fn round_trips(proxy: &Proxy, app: &TestApp, event: &Event) -> u64 {
     let before = proxy.round_trips();
@@ -96,11 +120,7 @@ async fn round_trips(proxy: &Proxy, app: &TestApp, event: &Event) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_most_events_come_to_takes_one_round_trip() {
-    let database = Database::migrated();
-    let proxy = Proxy::start(&database.url()).unwrap();
-    let target = Target::parse(proxy.url()).unwrap();
-    let settings = Settings { pool_size: 1, ..Settings::default() };
-    let app = TestApp::start_at(database, target, settings, None).await;
+    let (proxy, app) = start_behind_a_proxy().await;
     app.account_of("cus_1").await;
     app.deliver(created("evt_0", 100, subscription("sub_1", "cus_1", "active", 1))).await;
     let of_round = |round: i64| {
@@ -121,6 +141,36 @@ async fn what_most_events_come_to_takes_one_round_trip() {
     }
     let row = app.subscription("sub_1").await;
     assert_eq!((&row["seat_limit"], &row["latest_invoice_id"]), (&json!(2), &json!("in_2")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_together_takes_one_round_trip_for_all() {
+    let (proxy, app) = start_behind_a_proxy().await;
+    for n in 0..20 {
+        app.account_of(&format!("cus_{n}")).await;
+        app.deliver(created(
+            &format!("evt_{n}"),
+            100,
+            subscription(&format!("sub_{n}"), &format!("cus_{n}"), "active", 1),
+        ))
+        .await;
+    }
+    // The first goes alone, the others wait for the only connection; and that has prepared no invoice's statement yet.
+    proxy.delay(Duration::ZERO, Duration::from_millis(200));
+    for (second, is_prepared) in [(200, false), (300, true)] {
+        let event = |n: i64| {
+            let object = subscription(&format!("sub_{n}"), &format!("cus_{n}"), "active", second);
+            updated(&format!("evt_{second}_{n}"), second, object)
+        };
+        let bought = paid(&format!("evt_{second}_p"), second, invoice("in_1", "cus_1", "sub_1"));
+        let events: Vec<_> = (0..20).map(event).chain([bought]).collect();
+        let events: Vec<_> = events.iter().collect();
+        let (answers, has_waited) = waits_in_a_transaction(&app, app.deliver_all(&events, events.len())).await;
+        assert!(answers.iter().all(|answer| answer.outcome() == "applied"), "{answers:?}");
+        // What has to be prepared yet is behind the others, and the commit behind all.
+        assert_ne!(has_waited, is_prepared, "whether a transaction waited for the client");
+    }
+    assert_eq!(app.count("subscriptions WHERE seat_limit = 300").await, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
