@@ -12,12 +12,12 @@ pub mod locks;
 pub mod migrations;
 pub mod overview;
 pub mod pool;
-pub mod prepared;
 pub mod raw_json;
 pub mod record;
 #[allow(missing_docs, reason = "generated")]
 pub mod schema;
 pub mod search;
+pub mod sent;
 pub mod subscriptions;
 mod tls;
 pub mod upkeep;

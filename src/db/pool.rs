@@ -7,7 +7,7 @@ use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfi
 use futures_util::FutureExt;
 
 use super::connect::Target;
-use super::prepared;
+use super::sent;
 
 /// The pool.
 pub type Pool = bb8::Pool<AsyncPgConnection>;
@@ -27,7 +27,7 @@ pub fn build(target: Target, size: u32, timeout: Duration) -> Pool {
         let target = target.clone();
         async move {
             let mut conn = target.connect().await?;
-            prepared::watch(&mut conn);
+            sent::watch(&mut conn);
             Ok(conn)
         }
         .boxed()

@@ -53,8 +53,8 @@ pub struct Newer {
     pub version: Version,
 }
 
-/// The condition that nothing came before that it has to do with: no parked event of its customer or its subscription
-/// waits, and it did not fail itself. If it did it keeps the time at which it first came, and only the long way looks.
+/// The condition that nothing that concerns it came before: no parked event of its customer or its subscription waits,
+/// and it did not fail itself. If it did it keeps the time at which it first came, and only the long way looks that up.
 macro_rules! nothing_came_before {
     () => {
         concat!(nothing_waits!("$8", "$9"), " AND NOT EXISTS (SELECT FROM event_failures WHERE event_id = $1)")

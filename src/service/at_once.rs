@@ -18,8 +18,10 @@ use super::transaction::{AttemptError, judge};
 use super::watched::Watched;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
-use crate::db::record::{self, AtOnce};
+use crate::db::record::{self, AtOnce, Newer};
+use crate::db::subscriptions::LatestInvoice;
 use crate::handlers::{Outcome, Shortcut};
+use crate::ordering::Version;
 use crate::stripe::Event;
 
 /// An event, and all there is to do for it.
@@ -94,13 +96,13 @@ impl Service {
         // In the same order in all replicas, which may want the same rows; and within a subscription the older first, so
         // that none is stale for want of patience.
         taken.sort_by(|one, other| one.item.order().cmp(&other.item.order()));
-        for step in STEPS {
+        for number in 0.. {
             let shorts: Vec<_> = taken.iter().map(|waiting| &waiting.item).collect();
-            let attempt = tokio::time::timeout(ATTEMPT_LIMIT, together(conn, &shorts, step));
+            let attempt = tokio::time::timeout(ATTEMPT_LIMIT, together(conn, &shorts, number));
             // A panic, too, is one event's and not the others'.
             let came = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or(Ok(Err(AttemptError::Died)));
             match came.unwrap_or(Err(AttemptError::TimedOut)) {
-                Ok(came) => taken = self.answer_all(taken, came, step),
+                Ok(came) => taken = self.answer_all(taken, came, number),
                 Err(error) => {
                     log::debug!("{} events go each alone: {error}", taken.len());
                     return lane.again_alone(taken, |lane| self.start(lane));
@@ -112,11 +114,11 @@ impl Service {
         }
     }
 
-    /// Answers all but those for which there is another step, which it returns.
-    fn answer_all(&self, taken: Vec<Waiting>, came: Vec<Came>, step: Step) -> Vec<Waiting> {
+    /// Answers all but those for which there is a step after this one, which it returns.
+    fn answer_all(&self, taken: Vec<Waiting>, came: Vec<Came>, number: usize) -> Vec<Waiting> {
         let mut missed = Vec::new();
         for (waiting, came) in taken.into_iter().zip(came) {
-            if came.is_none() && waiting.item.has_step_after(step) {
+            if came.is_none() && waiting.item.step(number + 1).is_some() {
                 missed.push(waiting);
             } else {
                 self.answer(waiting, Ok(came));
@@ -134,16 +136,18 @@ impl Service {
     }
 }
 
-/// What a shortcut takes at most, one after the other, until a guard holds.
-const STEPS: [Step; 2] = [Step::Change, Step::Stale];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// Record it with its change.
-    Change,
-    /// Record it as too old. A state for which the first guard did not hold is old, as a rule; or it had to wait for the
-    /// row, and was judged by what had been there before.
-    Stale,
+/// One statement of a shortcut.
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    /// Writes a newer state.
+    State(&'a Newer),
+    /// Records a state as too old. One that was not newer is, as a rule; or it had to wait for the row, and was judged
+    /// by what had been there before.
+    Stale(Version),
+    /// Writes a newer invoice.
+    Invoice(&'a LatestInvoice),
+    /// Records an event that changes nothing.
+    Nothing,
 }
 
 impl Short {
@@ -152,26 +156,30 @@ impl Short {
         (self.event.subscription_id.as_deref(), self.event.created)
     }
 
-    fn has_step_after(&self, step: Step) -> bool {
-        step == Step::Change && matches!(self.shortcut, Shortcut::NewerState(_))
+    /// The steps, from 0 on. Each is for where the guard of the one before it did not hold.
+    fn step(&self, number: usize) -> Option<Step<'_>> {
+        match (&self.shortcut, number) {
+            (Shortcut::NewerState(newer), 0) => Some(Step::State(newer)),
+            (Shortcut::NewerState(newer), 1) => Some(Step::Stale(newer.version)),
+            (Shortcut::NewerInvoice(invoice), 0) => Some(Step::Invoice(invoice)),
+            (Shortcut::Nothing, 0) => Some(Step::Nothing),
+            _ => None,
+        }
     }
 
     /// Takes a step. `None` where its guard did not hold.
-    async fn take(&self, conn: &Conn, step: Step) -> QueryResult<Came> {
-        let Self { event, shortcut } = self;
-        let (applied, stale, ignored) = (Outcome::Applied, Outcome::Stale, Outcome::Ignored);
-        let (outcome, came) = match (step, shortcut) {
-            (Step::Change, Shortcut::NewerState(newer)) => {
-                (applied, record::with_newer_state(conn, event, applied.as_str(), newer).await?)
-            }
-            (Step::Change, Shortcut::NewerInvoice(invoice)) => {
-                (applied, record::with_newer_invoice(conn, event, applied.as_str(), invoice).await?)
-            }
-            (Step::Change, Shortcut::Nothing) => (ignored, record::unchanged(conn, event, ignored.as_str()).await?),
-            (Step::Stale, Shortcut::NewerState(newer)) => {
-                (stale, record::as_stale(conn, event, stale.as_str(), newer.version).await?)
-            }
-            (Step::Stale, Shortcut::NewerInvoice(_) | Shortcut::Nothing) => return Ok(None),
+    async fn take(&self, conn: &Conn, step: Step<'_>) -> QueryResult<Came> {
+        let outcome = match step {
+            Step::State(_) | Step::Invoice(_) => Outcome::Applied,
+            Step::Stale(_) => Outcome::Stale,
+            Step::Nothing => Outcome::Ignored,
+        };
+        let (event, word) = (&self.event, outcome.as_str());
+        let came = match step {
+            Step::State(newer) => record::with_newer_state(conn, event, word, newer).await?,
+            Step::Stale(version) => record::as_stale(conn, event, word, version).await?,
+            Step::Invoice(invoice) => record::with_newer_invoice(conn, event, word, invoice).await?,
+            Step::Nothing => record::unchanged(conn, event, word).await?,
         };
         Ok(match came {
             AtOnce::Recorded => Some(Recorded::First(outcome)),
@@ -184,10 +192,11 @@ impl Short {
 /// Takes a shortcut, in statements that stand alone.
 async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
     let mut watched = Watched::of(conn);
-    let came = match short.take(watched.conn(), Step::Change).await {
-        Ok(None) => short.take(watched.conn(), Step::Stale).await,
-        came => came,
-    };
+    let (mut came, mut number) = (Ok(None), 0);
+    while let (Ok(None), Some(step)) = (&came, short.step(number)) {
+        came = short.take(watched.conn(), step).await;
+        number += 1;
+    }
     watched.release();
     match came {
         Ok(came) => Ok(came),
@@ -196,12 +205,13 @@ async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
     }
 }
 
-/// Takes a step of several in one transaction: what came of each, or nothing of any.
-async fn together(conn: &mut Conn, shorts: &[&Short], step: Step) -> Result<Vec<Came>, AttemptError> {
+/// Takes the same step of several in one transaction: what came of each, or nothing of any. Each of them has it.
+async fn together(conn: &mut Conn, shorts: &[&Short], number: usize) -> Result<Vec<Came>, AttemptError> {
     let mut watched = Watched::of(conn);
     let came = {
         let conn: &Conn = watched.conn();
-        in_one_transaction(conn, shorts.iter().map(|short| short.take(conn, step))).await
+        let steps = shorts.iter().filter_map(|short| Some(short.take(conn, short.step(number)?)));
+        in_one_transaction(conn, steps.collect()).await
     };
     watched.release();
     match came {

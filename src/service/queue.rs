@@ -21,6 +21,10 @@ use tokio::sync::oneshot;
 /// keep PostgreSQL busy.
 const LANES: usize = 2;
 
+/// How many have to wait for a lane to take them while another is busy; fewer wait for that one's end. Else, where a lane
+/// ends, the first of those whose turn comes then would go without the others, who come a moment later.
+const FEW: usize = 6;
+
 /// How many go together at most: their rows are locked until the last of them is done.
 const MOST: usize = 32;
 
@@ -165,10 +169,13 @@ impl<T, R> State<T, R> {
 
     /// The first that may go, for this lane; if there is one, and room for the lane.
     fn take_first(&mut self, lane: u64) -> Option<Waiting<T, R>> {
-        if self.lanes.iter().filter(|(_, since)| since.elapsed() < PATIENCE).count() >= LANES {
+        self.waiting.retain(|waiting| !waiting.caller.is_gone());
+        let busy = self.lanes.iter().filter(|(_, since)| since.elapsed() < PATIENCE).count();
+        // One that goes alone has nobody to wait for.
+        let is_few = self.waiting.len() < FEW && !self.waiting.front().is_some_and(|first| first.is_alone);
+        if busy >= LANES || (busy > 0 && is_few) {
             return None;
         }
-        self.waiting.retain(|waiting| !waiting.caller.is_gone());
         let is_free = |waiting: &Waiting<T, R>| waiting.name.as_ref().is_none_or(|name| !self.taken.contains(name));
         let first = self.waiting.iter().position(is_free)?;
         let first = self.waiting.remove(first)?;

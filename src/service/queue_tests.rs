@@ -53,13 +53,41 @@ macro_rules! all_lanes {
     ($queue:expr, $lanes:expr) => {{
         let names = ["lane 0", "lane 1"];
         assert_eq!(names.len(), LANES);
-        let mut callers: Vec<_> = names.map(|name| Box::pin($lanes.join(&$queue, name, LIMIT))).into();
-        assert!(callers.iter_mut().all(|caller| caller.now_or_never().is_none()));
-        let mut busy = $lanes.started();
-        let taken: Vec<_> = busy.iter_mut().map(|lane| lane.next().unwrap()).collect();
+        let (mut callers, mut busy, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+        for name in names {
+            // So many that a further lane starts. Those that it did not take go.
+            let mut many: Vec<_> =
+                std::iter::repeat_with(|| Box::pin($lanes.join(&$queue, name, LIMIT))).take(FEW).collect();
+            while busy.len() == taken.len() {
+                callers.push(many.remove(0));
+                assert!(callers.last_mut().unwrap().now_or_never().is_none());
+                busy.extend($lanes.started());
+            }
+            taken.push(busy.last_mut().unwrap().next().unwrap());
+        }
         assert_eq!(items(&taken), names);
+        assert_eq!(callers.len(), 1 + FEW);
+        callers.drain(2..);
         (callers, busy, taken)
     }};
+}
+
+#[tokio::test]
+async fn few_wait_for_the_lane_that_is_busy_and_many_take_another() {
+    let (queue, lanes) = (Names::default(), Lanes::default());
+    let join = |name| {
+        let mut caller = Box::pin(lanes.join(&queue, name, LIMIT));
+        assert!((&mut caller).now_or_never().is_none());
+        caller
+    };
+    let _first = join("first");
+    let mut lane = lanes.started().remove(0);
+    assert_eq!(items(&take(&mut lane)), ["first"]);
+    let few: Vec<_> = (1..FEW).map(|_| join("few")).collect();
+    assert!(lanes.started().is_empty());
+    assert_eq!(take(&mut lane).len(), few.len(), "they go when it ends");
+    let many: Vec<_> = (0..FEW).map(|_| join("many")).collect();
+    assert_eq!(take(&mut lanes.started()[0]).len(), many.len());
 }
 
 #[tokio::test]
@@ -68,11 +96,11 @@ async fn without_load_nobody_waits_and_under_load_those_that_wait_go_together() 
     let (_callers, mut busy, taken) = all_lanes!(queue, lanes);
     assert!(busy.iter_mut().zip(taken).all(|(lane, first)| lane.take_along(first).len() == 1));
     let mut waiting: Vec<_> =
-        ["a", "b", "a", "c", "lane 1"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
+        ["a", "b", "a", "c", "lane 1", "d"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
     assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
     assert!(lanes.started().is_empty(), "there are as many as there may be");
     let taken = take(&mut busy[0]);
-    assert_eq!(items(&taken), ["a", "b", "a", "c"], "all but the one whose name is on its way");
+    assert_eq!(items(&taken), ["a", "b", "a", "c", "d"], "all but the one whose name is on its way");
     for (number, one) in taken.into_iter().enumerate() {
         one.caller.tell(number);
     }
@@ -90,14 +118,14 @@ async fn those_of_one_name_keep_their_order_and_go_alone_after_a_failure_togethe
     let (queue, lanes) = (Names::default(), Lanes::default());
     let mut waiting: Vec<_> = ["a", "a", "b", "a"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
     assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
+    let mut lane = lanes.started().remove(0);
+    let taken = take(&mut lane);
+    assert_eq!(items(&taken), ["a", "a", "b", "a"]);
+    lane.again_alone(taken, |lane| lanes.start(lane));
     let mut started = lanes.started();
     assert_eq!(started.len(), 2, "one for each name");
     let (mut other, mut lane) = (started.remove(1), started.remove(0));
     assert_eq!(other.next().unwrap().item, "b");
-    let taken = take(&mut lane);
-    assert_eq!(items(&taken), ["a", "a", "a"]);
-    lane.again_alone(taken, |lane| lanes.start(lane));
-    let mut lane = lanes.started().remove(0);
     for number in 0..3 {
         let mut taken = take(&mut lane);
         assert_eq!(taken.len(), 1, "who is alone takes nobody along");
@@ -115,10 +143,11 @@ async fn those_of_one_name_keep_their_order_and_go_alone_after_a_failure_togethe
 async fn those_that_go_again_alone_do_not_wait_for_each_other() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let (_callers, mut busy, _taken) = all_lanes!(queue, lanes);
-    let mut waiting: Vec<_> = ["a", "b"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut waiting: Vec<_> = names.map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
     assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
     let taken = take(&mut busy[0]);
-    assert_eq!(items(&taken), ["a", "b"]);
+    assert_eq!(items(&taken), names);
     busy[0].again_alone(taken, |lane| lanes.start(lane));
     let mut started = lanes.started();
     assert_eq!(started[0].next().unwrap().item, "a");
@@ -134,6 +163,7 @@ async fn one_that_is_gone_is_passed_over() {
     let mut waiting: Vec<_> = ["a", "b", "c"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
     assert!(waiting.iter_mut().all(|waiting| waiting.now_or_never().is_none()));
     drop(waiting.remove(0));
+    busy.truncate(1);
     let mut taken = busy[0].next().unwrap();
     assert_eq!(taken.item, "b");
     assert!(taken.caller.gone().now_or_never().is_none());

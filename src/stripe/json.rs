@@ -23,7 +23,8 @@ const MIN_TIMESTAMP: i64 = -210_866_803_200;
 /// Reads `text` as a `T`; whatever is no object is the default.
 ///
 /// Of members of one name the last counts, as in `jsonb`. serde's derived readers refuse them; then, and only then, the
-/// text is read as a tree before.
+/// text is read as a tree before. (In a tree a member that has the name of a private one of serde_json's is not what it
+/// was; Stripe has none.)
 ///
 /// # Errors
 /// Where it is no JSON.
@@ -33,16 +34,15 @@ pub fn read<T: for<'de> Deserialize<'de> + Default>(text: &str) -> Result<T, ser
 }
 
 /// A value of any type; its members are read as `T`, its elements as `E`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub enum Any<T = IgnoredAny, E = IgnoredAny> {
     /// A string.
     Text(String),
-    /// An object. A number that is no whole one of 64 bits, too: serde_json shows it as an object of one member.
+    /// An object. A number, too, if `u64` or `i64` has none like it: serde_json shows it as an object of one member.
     Object(T),
     /// An array.
     Array(Vec<E>),
     /// A number, `null`, `true` or `false`.
-    #[default]
     Other,
 }
 
@@ -115,7 +115,7 @@ pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
 
 /// A string that Stripe could have given as an id.
 pub fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(text(deserializer)?.filter(|id| id.len() <= MAX_ID_BYTES))
+    Ok(text(deserializer)?.filter(|id| is_id(id)))
 }
 
 /// An id that stands as a string, or within the expanded object.

@@ -106,9 +106,10 @@ pub(super) struct Items {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Item {
-    pub(super) price: Option<Any<Price>>,
+    // Boxed, since a small text may have very many items with nothing in them.
+    pub(super) price: Option<Box<Any<Price>>>,
     /// Its price, before 2020.
-    pub(super) plan: Option<Any<Price>>,
+    pub(super) plan: Option<Box<Any<Price>>>,
     #[serde(deserialize_with = "json::integer")]
     pub(super) quantity: Option<i32>,
     #[serde(deserialize_with = "json::time")]

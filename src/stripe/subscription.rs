@@ -143,7 +143,7 @@ struct PlanItem<'a> {
 impl<'a> PlanItem<'a> {
     fn of(item: &'a Item) -> Self {
         let period = Period { start: item.current_period_start, end: item.current_period_end };
-        Self::new(item.price.as_ref().or(item.plan.as_ref()), item.quantity, period)
+        Self::new(item.price.as_deref().or(item.plan.as_deref()), item.quantity, period)
     }
 
     fn new(price: Option<&'a Any<Price>>, quantity: Option<i32>, period: Period) -> Self {

@@ -199,9 +199,10 @@ async fn the_pool_shows_who_uses_it_and_who_waits() {
     let of_its_own = |n| updated_of(&format!("sub_{n}"), &format!("evt_{n}"), 100, 1);
     let deliveries = (0..5).map(|n| app.deliver(of_its_own(n)));
     let watch = async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        // While few wait, one follows a tenth of a second after another that has come to nothing yet.
+        tokio::time::sleep(Duration::from_millis(600)).await;
         let busy = states(&samples(&app).await);
-        tokio::time::sleep(Duration::from_millis(800)).await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
         let given_up = states(&samples(&app).await);
         app.execute("ROLLBACK").await;
         (busy, given_up)

@@ -92,7 +92,7 @@ async fn start_behind_a_proxy() -> (Proxy, TestApp) {
     let database = Database::migrated();
     let proxy = Proxy::start(&database.url()).unwrap();
     let target = Target::parse(proxy.url()).unwrap();
-    let settings = Settings { pool_size: 1, ..Settings::default() };
+    let settings = Settings { pool_size: 1, pool_timeout: Duration::from_secs(10), ..Settings::default() };
     let app = TestApp::start_at(database, target, settings, None).await;
     (proxy, app)
 }
@@ -144,33 +144,59 @@ async fn what_most_events_come_to_takes_one_round_trip() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_goes_together_takes_one_round_trip_for_all() {
+async fn what_goes_together_does_not_wait_for_answers_before_its_commit() {
+    const TOGETHER: i64 = 30;
     let (proxy, app) = start_behind_a_proxy().await;
-    for n in 0..20 {
-        app.account_of(&format!("cus_{n}")).await;
-        app.deliver(created(
-            &format!("evt_{n}"),
-            100,
-            subscription(&format!("sub_{n}"), &format!("cus_{n}"), "active", 1),
-        ))
-        .await;
-    }
-    // The first goes alone, the others wait for the only connection; and that has prepared no invoice's statement yet.
+    app.execute(&format!(
+        "INSERT INTO accounts (stripe_customer_id) SELECT 'cus_' || n FROM generate_series(1, {TOGETHER}) n;
+         INSERT INTO subscriptions (account_id, status, stripe_subscription_id)
+         SELECT id, 'active', 'sub_' || substr(stripe_customer_id, 5) FROM accounts",
+    ))
+    .await;
     proxy.delay(Duration::ZERO, Duration::from_millis(200));
     for (second, is_prepared) in [(200, false), (300, true)] {
+        // It goes alone, and the others wait for it and for the only connection.
+        let first = Event::new(&format!("evt_{second}"), "customer.updated", second, json!({"id": "cus_1"}));
         let event = |n: i64| {
             let object = subscription(&format!("sub_{n}"), &format!("cus_{n}"), "active", second);
             updated(&format!("evt_{second}_{n}"), second, object)
         };
-        let bought = paid(&format!("evt_{second}_p"), second, invoice("in_1", "cus_1", "sub_1"));
-        let events: Vec<_> = (0..20).map(event).chain([bought]).collect();
-        let events: Vec<_> = events.iter().collect();
-        let (answers, has_waited) = waits_in_a_transaction(&app, app.deliver_all(&events, events.len())).await;
-        assert!(answers.iter().all(|answer| answer.outcome() == "applied"), "{answers:?}");
-        // What has to be prepared yet is behind the others, and the commit behind all.
+        let others: Vec<_> = (1..=TOGETHER).map(event).collect();
+        let others: Vec<_> = others.iter().collect();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            app.deliver_all(&others, others.len()).await
+        };
+        let both = join(app.deliver(&first), later);
+        let ((first, others), has_waited) = waits_in_a_transaction(&app, both).await;
+        assert_eq!(first.outcome(), "ignored");
+        assert!(others.iter().all(|answer| answer.outcome() == "applied"), "{others:?}");
+        let recorded = format!("FROM stripe_events WHERE id LIKE 'evt_{second}_%'");
+        let transactions: i64 = app.one(&format!("SELECT count(DISTINCT xmin::text) {recorded}")).await.get(0);
+        assert!(transactions < TOGETHER / 3, "{transactions} transactions");
         assert_ne!(has_waited, is_prepared, "whether a transaction waited for the client");
     }
-    assert_eq!(app.count("subscriptions WHERE seat_limit = 300").await, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_before_keeps_its_time_in_every_shortcut() {
+    let app = TestApp::start().await;
+    app.account_of("cus_1").await;
+    app.deliver(created("evt_0", 100, subscription("sub_1", "cus_1", "active", 1))).await;
+    let events = [
+        (updated("evt_1", 200, subscription("sub_1", "cus_1", "active", 2)), "applied"),
+        (updated("evt_2", 150, subscription("sub_1", "cus_1", "active", 3)), "stale"),
+        (paid("evt_3", 200, invoice("in_1", "cus_1", "sub_1")), "applied"),
+        (Event::new("evt_4", "customer.updated", 200, json!({"id": "cus_1"})), "ignored"),
+    ];
+    for (event, outcome) in &events {
+        app.execute("ALTER TABLE stripe_events ADD CONSTRAINT nothing CHECK (false) NOT VALID").await;
+        assert_eq!(app.deliver(event).await.status, 500, "{event}");
+        app.execute("ALTER TABLE stripe_events DROP CONSTRAINT nothing").await;
+        assert_eq!(app.deliver(event).await.outcome(), *outcome, "{event}");
+    }
+    let kept = "stripe_events e WHERE received_at = (SELECT min(failed_at) FROM event_failures WHERE event_id = e.id)";
+    assert_eq!(app.count(kept).await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
