@@ -3,7 +3,7 @@
 //!
 //! Deliveries wait in a queue, and a few lanes empty it. A lane takes the first that may go, and with it the others that
 //! wait by then; when they are done it takes the next, until nobody waits. What waits grows with the load, and with it
-//! what goes together; without load, nobody waits.
+//! what goes together; who comes alone does not wait, and few wait for the lane that is busy.
 //!
 //! Deliveries of one name (a subscription) go together or after each other, taken in the order in which they came.
 //! PostgreSQL would line them up as well, at the subscription's row; but each would hold a connection while it waits, and
