@@ -14,7 +14,7 @@ use super::Conn;
 pub struct Begun {
     /// Statements, prepared or not.
     pub statements: usize,
-    /// Preparations of statements that are kept prepared ([`super::cached::Cached`]). Others are prepared in silence.
+    /// Preparations of statements that are kept prepared (`cached`). Others are prepared in silence.
     pub preparations: usize,
 }
 
