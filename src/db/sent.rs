@@ -16,10 +16,12 @@ pub struct Begun {
     pub statements: usize,
     /// Preparations of statements that are kept prepared (`cached`). Others are prepared in silence.
     pub preparations: usize,
+    /// Statements that came to their end, perhaps before anything was sent.
+    pub ends: usize,
 }
 
 thread_local! {
-    static BEGUN: Cell<Begun> = const { Cell::new(Begun { statements: 0, preparations: 0 }) };
+    static BEGUN: Cell<Begun> = const { Cell::new(Begun { statements: 0, preparations: 0, ends: 0 }) };
 }
 
 /// Has it told what this connection begins.
@@ -29,6 +31,7 @@ pub fn watch(conn: &mut Conn) {
         match event {
             InstrumentationEvent::StartQuery { .. } => begun.statements += 1,
             InstrumentationEvent::CacheQuery { .. } => begun.preparations += 1,
+            InstrumentationEvent::FinishQuery { .. } => begun.ends += 1,
             _ => {}
         }
         BEGUN.set(begun);

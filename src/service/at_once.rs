@@ -167,8 +167,11 @@ impl Short {
         }
     }
 
-    /// Takes a step. `None` where its guard did not hold.
-    async fn take(&self, conn: &Conn, step: Step<'_>) -> QueryResult<Came> {
+    /// Takes a step. `None` where its guard did not hold, or there is none.
+    async fn take(&self, conn: &Conn, number: usize) -> QueryResult<Came> {
+        let Some(step) = self.step(number) else {
+            return Ok(None);
+        };
         let outcome = match step {
             Step::State(_) | Step::Invoice(_) => Outcome::Applied,
             Step::Stale(_) => Outcome::Stale,
@@ -193,8 +196,8 @@ impl Short {
 async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
     let mut watched = Watched::of(conn);
     let (mut came, mut number) = (Ok(None), 0);
-    while let (Ok(None), Some(step)) = (&came, short.step(number)) {
-        came = short.take(watched.conn(), step).await;
+    while matches!(came, Ok(None)) && short.step(number).is_some() {
+        came = short.take(watched.conn(), number).await;
         number += 1;
     }
     watched.release();
@@ -205,13 +208,12 @@ async fn alone(conn: &mut Conn, short: &Short) -> Result<Came, AttemptError> {
     }
 }
 
-/// Takes the same step of several in one transaction: what came of each, or nothing of any. Each of them has it.
+/// Takes the same step of several in one transaction: what came of each, or nothing of any.
 async fn together(conn: &mut Conn, shorts: &[&Short], number: usize) -> Result<Vec<Came>, AttemptError> {
     let mut watched = Watched::of(conn);
     let came = {
         let conn: &Conn = watched.conn();
-        let steps = shorts.iter().filter_map(|short| Some(short.take(conn, short.step(number)?)));
-        in_one_transaction(conn, steps.collect()).await
+        in_one_transaction(conn, shorts.iter().map(|short| short.take(conn, number)).collect()).await
     };
     watched.release();
     match came {

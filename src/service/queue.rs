@@ -13,9 +13,10 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// How many lanes there are at most. The fewer, the more go together; but while one waits for the disk, another has to
 /// keep PostgreSQL busy.
@@ -24,6 +25,9 @@ const LANES: usize = 2;
 /// How many have to wait for a lane to take them while another is busy; fewer wait for that one's end. Else, where a lane
 /// ends, the first of those whose turn comes then would go without the others, who come a moment later.
 const FEW: usize = 6;
+
+/// How long few wait for a busy lane's end. It takes longer than a batch does, by far.
+const FEW_WAIT: Duration = Duration::from_millis(20);
 
 /// How many go together at most: their rows are locked until the last of them is done.
 const MOST: usize = 32;
@@ -106,12 +110,14 @@ impl<T, R> Queue<T, R> {
         let (caller, mut result) = oneshot::channel();
         let id = self.enter(name, item, since, Caller(caller));
         self.go_on(&start);
+        let mut patience = FEW_WAIT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let patience = if left.is_zero() { PATIENCE } else { PATIENCE.min(left) };
-            if let Ok(result) = tokio::time::timeout(patience, &mut result).await {
+            let wait = if left.is_zero() { PATIENCE } else { patience.min(left) };
+            if let Ok(result) = tokio::time::timeout(wait, &mut result).await {
                 return result.map_err(|_| QueueError::Died);
             }
+            patience = PATIENCE;
             // By now some lane may count no longer; that the first of those that wait looks is enough.
             if self.state().is_first(id) {
                 self.go_on(&start);
@@ -167,13 +173,17 @@ impl<T, R> State<T, R> {
         self.waiting.iter().find(|waiting| !waiting.caller.is_gone()).is_some_and(|first| first.id == id)
     }
 
-    /// The first that may go, for this lane; if there is one, and room for the lane.
+    /// The first that may go, for this lane; if there is one, room for the lane, and [`FEW`] or nobody to wait for.
     fn take_first(&mut self, lane: u64) -> Option<Waiting<T, R>> {
+        let busy_for_less_than = |limit| self.lanes.iter().filter(|(_, since)| since.elapsed() < limit).count();
+        if busy_for_less_than(PATIENCE) >= LANES {
+            return None;
+        }
+        let is_beside_another = busy_for_less_than(FEW_WAIT) > 0;
         self.waiting.retain(|waiting| !waiting.caller.is_gone());
-        let busy = self.lanes.iter().filter(|(_, since)| since.elapsed() < PATIENCE).count();
         // One that goes alone has nobody to wait for.
         let is_few = self.waiting.len() < FEW && !self.waiting.front().is_some_and(|first| first.is_alone);
-        if busy >= LANES || (busy > 0 && is_few) {
+        if is_beside_another && is_few {
             return None;
         }
         let is_free = |waiting: &Waiting<T, R>| waiting.name.as_ref().is_none_or(|name| !self.taken.contains(name));

@@ -72,7 +72,7 @@ macro_rules! all_lanes {
     }};
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn few_wait_for_the_lane_that_is_busy_and_many_take_another() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let join = |name| {
@@ -90,7 +90,25 @@ async fn few_wait_for_the_lane_that_is_busy_and_many_take_another() {
     assert_eq!(take(&mut lanes.started()[0]).len(), many.len());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn few_do_not_wait_long_for_a_lane_that_is_stuck_or_died() {
+    for is_stuck in [true, false] {
+        let (queue, lanes) = (Names::default(), Lanes::default());
+        let mut first = Box::pin(lanes.join(&queue, "first", LIMIT));
+        assert!((&mut first).now_or_never().is_none());
+        let mut lane = lanes.started().remove(0);
+        let taken = take(&mut lane);
+        let begun = Instant::now();
+        let start = |mut lane: NameLane| lane.next().unwrap().caller.tell(7);
+        let mut other = Box::pin(queue.join(Some("other"), "other", LIMIT, start));
+        assert!((&mut other).now_or_never().is_none());
+        let _stuck = is_stuck.then_some((lane, taken));
+        assert_eq!(other.await, Ok(7));
+        assert!(begun.elapsed() < FEW_WAIT * 2, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_load_nobody_waits_and_under_load_those_that_wait_go_together() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let (_callers, mut busy, taken) = all_lanes!(queue, lanes);
@@ -113,7 +131,7 @@ async fn without_load_nobody_waits_and_under_load_those_that_wait_go_together() 
     assert_is_empty(&queue);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn those_of_one_name_keep_their_order_and_go_alone_after_a_failure_together() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let mut waiting: Vec<_> = ["a", "a", "b", "a"].map(|name| Box::pin(lanes.join(&queue, name, LIMIT))).into();
@@ -139,7 +157,7 @@ async fn those_of_one_name_keep_their_order_and_go_alone_after_a_failure_togethe
     assert_is_empty(&queue);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn those_that_go_again_alone_do_not_wait_for_each_other() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let (_callers, mut busy, _taken) = all_lanes!(queue, lanes);
@@ -156,7 +174,7 @@ async fn those_that_go_again_alone_do_not_wait_for_each_other() {
     assert_eq!(busy[1].next().unwrap().item, "b");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_that_is_gone_is_passed_over() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let (_callers, mut busy, _taken) = all_lanes!(queue, lanes);
@@ -173,7 +191,7 @@ async fn one_that_is_gone_is_passed_over() {
     assert!(busy[0].take_along(taken).len() == 1 && busy[0].next().is_none());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_whose_lane_dies_hears_of_it_and_its_name_is_free_again() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let mut dies = Box::pin(lanes.join(&queue, "a", LIMIT));
@@ -183,7 +201,7 @@ async fn one_whose_lane_dies_hears_of_it_and_its_name_is_free_again() {
     assert_is_empty(&queue);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_that_takes_long_holds_up_nobody_but_those_of_its_name_and_those_not_for_ever() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let (_callers, busy, _taken) = all_lanes!(queue, lanes);
@@ -203,7 +221,7 @@ async fn one_that_takes_long_holds_up_nobody_but_those_of_its_name_and_those_not
     assert_is_empty(&queue);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_that_goes_again_has_its_whole_time_again() {
     let (queue, lanes) = (Names::default(), Lanes::default());
     let limit = PATIENCE * 2;

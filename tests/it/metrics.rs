@@ -199,7 +199,7 @@ async fn the_pool_shows_who_uses_it_and_who_waits() {
     let of_its_own = |n| updated_of(&format!("sub_{n}"), &format!("evt_{n}"), 100, 1);
     let deliveries = (0..5).map(|n| app.deliver(of_its_own(n)));
     let watch = async {
-        // While few wait, one follows a tenth of a second after another that has come to nothing yet.
+        // Few wait for a lane that is busy, and those that went together go again alone, two at a time.
         tokio::time::sleep(Duration::from_millis(600)).await;
         let busy = states(&samples(&app).await);
         tokio::time::sleep(Duration::from_millis(900)).await;
