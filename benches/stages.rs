@@ -11,10 +11,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use criterion::Criterion;
 use serde_json::{Value, json};
-use subledger::ordering::{self, Peer, Version};
+use subledger::handlers::ordering::{self, Peer, Version};
 use subledger::secret::Secret;
+use subledger::stripe::signature::{Verified, sign, verify};
 use subledger::stripe::{Event, PricePlans, Subscription};
-use subledger::verify::{Verified, sign, verify};
 
 const FIXTURE: &str = include_str!("../tests/fixtures/basil/customer.subscription.updated.active.json");
 

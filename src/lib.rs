@@ -3,30 +3,28 @@
 //! The modules, in the order in which an event passes them. Imports point only that way:
 //!
 //! 1. [`http`] takes the request, bounds its body, and puts every answer into words.
-//! 2. [`verify`] turns signed bytes into [`verify::Verified`] ones; nothing else can.
+//! 2. [`stripe::signature`] turns signed bytes into [`stripe::signature::Verified`] ones; nothing else can.
 //! 3. [`stripe`] reads what Stripe says: events, subscriptions of every API version, its API.
 //! 4. [`service`] runs the transaction, for most events of one statement each, that holds the idempotency row and the change.
 //! 5. [`handlers`] change rows for one event; they neither commit nor call the network.
-//! 6. [`ordering`] decides which of two states is newer; pure.
+//! 6. [`handlers::ordering`] decides which of two states is newer; pure.
 //! 7. [`db`] holds one query per function, the pool, and the migrations.
 //!
-//! Around them: [`config`] reads the environment, [`app`] starts and stops the server, [`commands`] are the jobs of
+//! Around them: [`config`] reads the environment, [`server`] starts and stops the server, [`cli`] holds the commands of
 //! the command line, [`logging`] writes the log, [`metrics`] counts, [`descriptors`] bounds the number of clients. Where nothing
-//! is configured, [`home`] keeps the secrets and [`postgres`] runs a private PostgreSQL.
+//! is configured, [`dev_postgres`] keeps the secrets and runs a private PostgreSQL.
 
-pub mod app;
-pub mod commands;
+pub mod cli;
 pub mod config;
 pub mod db;
 pub mod descriptors;
+pub mod dev_postgres;
 pub mod handlers;
-pub mod home;
 pub mod http;
 pub mod logging;
 pub mod metrics;
-pub mod ordering;
-pub mod postgres;
 pub mod secret;
+pub mod server;
 pub mod service;
+mod simulate;
 pub mod stripe;
-pub mod verify;

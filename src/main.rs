@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    subledger::commands::main()
+    subledger::cli::main()
 }

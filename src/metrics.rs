@@ -14,7 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::stripe::NAMED_TYPES;
-use crate::verify::SignatureError;
+use crate::stripe::signature::SignatureError;
 
 /// The label of a type that is not counted under its own name: one that the contract does not name.
 const OTHER_TYPE: &str = "other";

@@ -93,6 +93,6 @@ fn prune(database: &Database, column: &mut Column) -> Result<()> {
     let target = Target::parse(&database.url())?;
     let config = Configuration::default().server()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let latencies = runtime.block_on(async { read::prune(&subledger::app::service(&config, target)).await })?;
+    let latencies = runtime.block_on(async { read::prune(&subledger::server::service(&config, target)).await })?;
     column.latency("prune, a batch of 1,000", latencies)
 }

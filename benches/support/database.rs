@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use subledger::db::connect::Target;
 use subledger::db::migrations;
-use subledger::postgres::PrivatePostgres;
+use subledger::dev_postgres::PrivatePostgres;
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};

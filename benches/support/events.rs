@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use subledger::http::WEBHOOK_PATH;
 use subledger::secret::Secret;
-use subledger::verify::sign;
+use subledger::stripe::signature::sign;
 
 const TEMPLATE: &str = include_str!("../../tests/fixtures/basil/customer.subscription.updated.active.json");
 

@@ -42,7 +42,7 @@ impl Server {
             .env("STRIPE_WEBHOOK_SECRET", SECRET)
             .env("ADMIN_TOKEN", ADMIN_TOKEN)
             .env("BIND_ADDR", "127.0.0.1:0")
-            .env("RUST_LOG", format!("{log_filter},subledger::commands::serve=info"))
+            .env("RUST_LOG", format!("{log_filter},subledger::cli::serve=info"))
             .stderr(File::create(&log)?)
             .spawn()
             .context("cannot start subledger")?;

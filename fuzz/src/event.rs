@@ -4,8 +4,8 @@ use bytes::Bytes;
 use chrono::DateTime;
 use serde_json::{Value, json};
 use subledger::secret::Secret;
+use subledger::stripe::signature::{Verified, sign, verify};
 use subledger::stripe::{Event, Kind, NAMED_TYPES};
-use subledger::verify::{Verified, sign, verify};
 
 use super::json;
 

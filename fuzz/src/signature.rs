@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::DateTime;
 use sha2::{Digest, Sha256};
 use subledger::secret::Secret;
-use subledger::verify::{SignatureError, verify};
+use subledger::stripe::signature::{SignatureError, verify};
 
 /// When every header arrives.
 const NOW: i64 = 1_760_000_000;

@@ -25,7 +25,7 @@ use super::events::nothing_waits;
 use super::locks;
 use super::raw_json::RawJson;
 use super::subscriptions::{LatestInvoice, State};
-use crate::ordering::Version;
+use crate::handlers::ordering::Version;
 use crate::stripe::Event;
 
 /// The constraint whose violation means that the event is recorded already.
@@ -194,7 +194,7 @@ pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResul
 }
 
 /// Records an event and writes its state, if the subscription's row is there, the state is newer than what it shows
-/// by all that two versions can tell ([`crate::ordering::compare`] says the same), and nothing came before.
+/// by all that two versions can tell ([`crate::handlers::ordering::compare`] says the same), and nothing came before.
 pub async fn with_newer_state(conn: &Conn, event: &Event, outcome: &str, newer: &Newer) -> QueryResult<AtOnce> {
     let Newer { names_plan, state, version } = newer;
     // The account is looked at only where the price names no plan.

@@ -4,6 +4,7 @@
 mod answers;
 mod checkout;
 mod invoice;
+pub mod ordering;
 mod parked;
 mod place;
 mod shortcut;

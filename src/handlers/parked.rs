@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::{Concern, Context, HandlerError, Note, Outcome, act, look_up, owner_locks, place};
 use crate::db::{Conn, events, failures, locks};
+use crate::stripe::signature::Verified;
 use crate::stripe::{Checkout, Event};
-use crate::verify::Verified;
 
 /// What has become known, and for which events may be waiting.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Context, HandlerError, Note, Outcome, Question, tie};
 use crate::db::subscriptions::{self, AsOf, Row, State};
 use crate::db::{Conn, accounts};
-use crate::ordering::{self, Order, Version};
+use crate::handlers::ordering::{self, Order, Version};
 use crate::stripe::{Event, Kind, PricePlans, Subscription};
 
 /// Applies an event that shows a subscription.

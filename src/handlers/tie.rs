@@ -7,9 +7,9 @@ use super::subscription::{as_of, shown_by, state};
 use super::{Context, HandlerError, Note, Outcome, Question};
 use crate::db::subscriptions::{self, Row, State};
 use crate::db::{Conn, events};
-use crate::ordering::{self, Peer};
+use crate::handlers::ordering::{self, Peer};
+use crate::stripe::signature::Verified;
 use crate::stripe::{Event, IMPORTED, Kind, Subscription};
-use crate::verify::Verified;
 
 /// Settles a tie between the row and a state that counts as of `event`. `fetched` is the question to which the state
 /// is the answer, where it is not the event's own.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::request_id;
 use crate::service::ServiceError;
 use crate::stripe::InvalidPayload;
-use crate::verify::SignatureError;
+use crate::stripe::signature::SignatureError;
 
 /// Seconds after which a client that was turned away for want of something may come again.
 const RETRY_AFTER_SECS: u32 = 5;

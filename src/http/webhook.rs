@@ -11,7 +11,7 @@ use super::{ApiError, State, body, disconnect, openapi, request_id};
 use crate::metrics::{FailureReason, Metrics};
 use crate::service::{Recorded, ServiceError};
 use crate::stripe::Event;
-use crate::verify::{SignatureError, verify};
+use crate::stripe::signature::{SignatureError, verify};
 
 /// `POST /api/v1/webhooks/stripe`.
 #[utoipa::path(

@@ -20,8 +20,8 @@ use super::{ATTEMPT_LIMIT, Service};
 use crate::db::Conn;
 use crate::db::record::{self, AtOnce, Newer};
 use crate::db::subscriptions::LatestInvoice;
+use crate::handlers::ordering::Version;
 use crate::handlers::{Outcome, Shortcut};
-use crate::ordering::Version;
 use crate::stripe::Event;
 
 /// An event, and all there is to do for it.

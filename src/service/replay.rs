@@ -6,7 +6,7 @@ use super::{Service, ServiceError};
 use crate::db::{Conn, events, failures};
 use crate::handlers::{self, Context, Note, Waiting};
 use crate::stripe::Event;
-use crate::verify::Verified;
+use crate::stripe::signature::Verified;
 
 /// What a replay came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

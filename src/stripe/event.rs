@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::object::Object;
 use super::{IMPORTED, json, jsonb};
-use crate::verify::Verified;
+use crate::stripe::signature::Verified;
 
 /// What is to be done with an event, by its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::api::Fetched;
 use super::{Event, InvalidPayload, json};
-use crate::verify::Verified;
+use crate::stripe::signature::Verified;
 
 /// The type of the record. None of Stripe's begins like that.
 pub const IMPORTED: &str = "subledger.subscription.imported";

@@ -6,7 +6,7 @@ use chrono::Utc;
 use reqwest::Method;
 use serde_json::json;
 use subledger::secret::Secret;
-use subledger::verify::sign;
+use subledger::stripe::signature::sign;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -9,7 +9,7 @@ use chrono::Utc;
 use reqwest::Url;
 use serde_json::{Value, json};
 use subledger::secret::Secret;
-use subledger::verify::sign;
+use subledger::stripe::signature::sign;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::Event;

@@ -7,7 +7,7 @@ use chrono::Utc;
 use reqwest::Method;
 use serde_json::json;
 use subledger::secret::Secret;
-use subledger::verify::sign;
+use subledger::stripe::signature::sign;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET, signature};

@@ -12,7 +12,7 @@ use subledger::db::connect::Target;
 use subledger::db::record::{self, AtOnce, Newer};
 use subledger::db::subscriptions::State;
 use subledger::handlers::Outcome;
-use subledger::ordering::{self, Order, Version};
+use subledger::handlers::ordering::{self, Order, Version};
 use subledger::service::Recorded;
 
 use crate::service::service_on;

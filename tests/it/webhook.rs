@@ -207,7 +207,7 @@ async fn the_signatures_of_the_official_sdks_verify() {
     assert!(vectors.len() >= 10);
     for vector in vectors {
         let text = |field: &str| vector[field].as_str().unwrap_or_else(|| panic!("{field} in {vector}"));
-        let verified = subledger::verify::verify(
+        let verified = subledger::stripe::signature::verify(
             Some(text("header").as_bytes()),
             text("payload").to_owned().into(),
             &[subledger::secret::Secret::new(text("secret"))],

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::retry::patiently;
 use super::{ApiError, Client};
 use crate::stripe::json;
-use crate::verify::Verified;
+use crate::stripe::signature::Verified;
 
 /// The most that Stripe puts on a page.
 const PAGE_LIMIT: &str = "100";

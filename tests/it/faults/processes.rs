@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::RngExt;
 use reqwest::header::RETRY_AFTER;
-use subledger::postgres::PrivatePostgres;
+use subledger::dev_postgres::PrivatePostgres;
 use tokio_postgres::{Client, NoTls};
 
 use super::load::{Load, Size, has_500};

@@ -21,7 +21,7 @@ const BODY_LIMIT: usize = 1 << 20;
 fn start(folder: &tempfile::TempDir, database: &Database) -> Server {
     let mut command = subledger(folder.path());
     let command = command.env("DATABASE_URL", database.url()).env("STRIPE_WEBHOOK_SECRET", "whsec_test");
-    Server::start(command.env("RUST_LOG", "error,subledger::commands::serve=info").env("POOL_SIZE", "4"))
+    Server::start(command.env("RUST_LOG", "error,subledger::cli::serve=info").env("POOL_SIZE", "4"))
 }
 
 /// Resident memory of the server in bytes; `None` where the system does not tell in `/proc`.

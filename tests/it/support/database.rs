@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use subledger::db::connect::Target;
 use subledger::db::migrations;
-use subledger::postgres::PrivatePostgres;
+use subledger::dev_postgres::PrivatePostgres;
 use tokio_postgres::{Client, NoTls};
 
 const TEMPLATE: &str = "migrated";

@@ -6,7 +6,7 @@ use std::path::Path;
 use chrono::Utc;
 use serde_json::{Value, json};
 use subledger::secret::Secret;
-use subledger::verify::verify;
+use subledger::stripe::signature::verify;
 
 use super::app::{WEBHOOK_SECRET, signature};
 

@@ -12,8 +12,7 @@ mod reconcile;
 mod replay;
 mod send;
 mod serve;
-mod simulate;
-mod target;
+pub(crate) mod target;
 
 use std::process::ExitCode;
 
@@ -53,11 +52,11 @@ enum Command {
     /// Ask a running server whether it serves; ends with 0 or 1 (for a container's health check)
     Health(health::Health),
     /// Send whole subscription lives, shuffled, duplicated and in parallel, and compare the tables with the truth
-    Simulate(simulate::Simulate),
+    Simulate(crate::simulate::Simulate),
 }
 
 /// What a command may end with: 0 done, 1 something failed, 2 usage.
-type Outcome = Result<(), anyhow::Error>;
+pub(crate) type Outcome = Result<(), anyhow::Error>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {

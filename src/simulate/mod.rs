@@ -27,8 +27,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rand::RngExt;
 use reqwest::Client;
 
-use super::Outcome;
-use super::target::{self, Database, Target};
+use crate::cli::Outcome;
+use crate::cli::target::{self, Database, Target};
 use crate::config::Options;
 use crate::db::{Conn, events, subscriptions};
 use compare::Comparison;
@@ -46,7 +46,7 @@ const SHOWN: usize = 40;
 /// The load, and where it goes. Everything is drawn from the seed: the same seed gives the same lives in the same
 /// order. Ids carry the seed and the run's tag, which is a new one each time, so that runs never meet in a database.
 #[derive(clap::Args, Debug)]
-pub(super) struct Simulate {
+pub(crate) struct Simulate {
     /// Customers whose lives are sent
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     customers: u32,
@@ -90,7 +90,7 @@ struct Run {
 
 impl Simulate {
     /// Runs the load and compares; any difference is a failure, and says how to repeat it.
-    pub(super) async fn run(&self, options: &Options) -> Outcome {
+    pub(crate) async fn run(&self, options: &Options) -> Outcome {
         let seed = self.seed.unwrap_or_else(|| rand::rng().random::<u32>().into());
         let run = self.prepare(options, seed)?;
         run.sender.server.check(&run.sender.client).await?;

@@ -7,14 +7,14 @@ use reqwest::Url;
 
 use crate::config::{ConfigError, Options};
 use crate::db::{Conn, connect};
-use crate::home::Home;
+use crate::dev_postgres::RunningPostgres;
+use crate::dev_postgres::secrets::Home;
 use crate::http::WEBHOOK_PATH;
-use crate::postgres::RunningPostgres;
 use crate::secret::Secret;
 
 /// The webhook of a running server.
 #[derive(clap::Args, Clone, Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The webhook's URL [default: the webhook at BIND_ADDR]
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
@@ -22,7 +22,7 @@ pub(super) struct Target {
 
 impl Target {
     /// The webhook's URL.
-    pub(super) fn webhook(&self, options: &Options) -> Result<Url> {
+    pub(crate) fn webhook(&self, options: &Options) -> Result<Url> {
         match &self.url {
             Some(url) => Ok(url.clone()),
             None => Ok(format!("http://{}{WEBHOOK_PATH}", options.bind_addr()?).parse()?),
@@ -30,18 +30,18 @@ impl Target {
     }
 
     /// The URL that was given, if one was.
-    pub(super) fn given(&self) -> Option<&Url> {
+    pub(crate) fn given(&self) -> Option<&Url> {
         self.url.as_ref()
     }
 
     /// The server's own address, for its other routes.
-    pub(super) fn server(&self, options: &Options) -> Result<Url> {
+    pub(crate) fn server(&self, options: &Options) -> Result<Url> {
         Ok(self.webhook(options)?.join("/")?)
     }
 }
 
 /// The first configured webhook secret, else the one that `serve` made up in this folder.
-pub(super) fn webhook_secret(options: &Options) -> Result<Secret> {
+pub(crate) fn webhook_secret(options: &Options) -> Result<Secret> {
     match options.webhook_secrets()?.into_iter().next() {
         Some(secret) => Ok(secret),
         None => Home::at(Path::new("."))
@@ -51,7 +51,7 @@ pub(super) fn webhook_secret(options: &Options) -> Result<Secret> {
 }
 
 /// The configured admin token, else the one that `serve` made up in this folder.
-pub(super) fn admin_token(options: &Options) -> Result<Secret> {
+pub(crate) fn admin_token(options: &Options) -> Result<Secret> {
     match options.admin_token() {
         Some(token) => Ok(token),
         None => Home::at(Path::new("."))
@@ -62,7 +62,7 @@ pub(super) fn admin_token(options: &Options) -> Result<Secret> {
 
 /// A running server's database.
 #[derive(Debug)]
-pub(super) struct Database {
+pub(crate) struct Database {
     target: connect::Target,
     /// Keeps the way to the private one open.
     _private: Option<RunningPostgres>,
@@ -70,18 +70,18 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens a connection.
-    pub(super) async fn connect(&self) -> Result<Conn> {
+    pub(crate) async fn connect(&self) -> Result<Conn> {
         Ok(self.target.connect().await?)
     }
 
     /// Opens a connection on which nothing can be written.
-    pub(super) async fn connect_read_only(&self) -> Result<Conn> {
+    pub(crate) async fn connect_read_only(&self) -> Result<Conn> {
         Ok(self.target.connect_read_only().await?)
     }
 }
 
 /// The configured database, else the private one that a server in this folder runs.
-pub(super) fn database(options: &Options) -> Result<Database> {
+pub(crate) fn database(options: &Options) -> Result<Database> {
     if let Some(target) = options.database()? {
         return Ok(Database { target, _private: None });
     }

@@ -10,8 +10,8 @@ use super::{Outcome, job};
 use crate::config::Options;
 use crate::service::{Comparison, Recorded, Service};
 use crate::stripe::api::{ApiError, Client, Fetched, List};
+use crate::stripe::signature::Verified;
 use crate::stripe::{Event, Newest, subscription_types};
-use crate::verify::Verified;
 
 /// How to import.
 #[derive(clap::Args, Debug)]

@@ -13,7 +13,7 @@ use super::Outcome;
 use super::target::{self, Target};
 use crate::config::Options;
 use crate::secret::Secret;
-use crate::verify::sign;
+use crate::stripe::signature::sign;
 
 macro_rules! samples {
     ($($name:literal),* $(,)?) => {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::{Outcome, serve};
-use crate::app;
 use crate::config::{Config, ConfigError, Options};
 use crate::db::connect::Target;
-use crate::home::Home;
-use crate::postgres::{PrivatePostgres, RunningPostgres};
+use crate::dev_postgres::secrets::Home;
+use crate::dev_postgres::{PrivatePostgres, RunningPostgres};
+use crate::server;
 use crate::service::{DatabaseState, Service, ServiceError};
 use crate::stripe::api::Client;
 
@@ -37,7 +37,7 @@ pub(super) async fn run_with_stripe(options: &Options, work: impl AsyncFnOnce(Se
 async fn run_with(config: &Config, options: &Options, work: impl AsyncFnOnce(Service) -> Outcome) -> Outcome {
     let signalled = serve::signalled()?;
     let database = Database::open(options).await?;
-    let service = app::service(config, database.target.clone());
+    let service = server::service(config, database.target.clone());
     // On the heap: futures within futures this deep are more than the compiler lays out.
     let work = Box::pin(ready_then(service, work));
     let result = tokio::select! {

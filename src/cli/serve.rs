@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Outcome;
-use crate::app::Application;
 use crate::config::{Config, ConfigError, Options};
 use crate::db::connect::Target;
-use crate::home::Home;
+use crate::dev_postgres::PrivatePostgres;
+use crate::dev_postgres::secrets::Home;
 use crate::http::WEBHOOK_PATH;
-use crate::postgres::PrivatePostgres;
+use crate::server::Application;
 
 /// Runs the server, with a private database where none is configured.
 pub(super) async fn run(options: &Options) -> Outcome {

@@ -5,10 +5,10 @@ use chrono::Utc;
 use reqwest::{Client, StatusCode, Url};
 use serde_json::Value;
 
-use crate::commands::target::{self, Target};
+use crate::cli::target::{self, Target};
 use crate::config::Options;
 use crate::secret::Secret;
-use crate::verify::sign;
+use crate::stripe::signature::sign;
 
 /// Where the server is, and what it is told to know us by.
 #[derive(Clone, Debug)]

@@ -21,6 +21,7 @@ mod home;
 mod leftover;
 mod process;
 mod programs;
+pub mod secrets;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
-use crate::commands::job;
-use crate::commands::progress::Progress;
+use crate::cli::job;
+use crate::cli::progress::Progress;
 use crate::service::Service;
 use crate::stripe::api::{Client, Fetched, List};
 use crate::stripe::{Event, handled_types};

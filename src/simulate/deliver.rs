@@ -19,7 +19,7 @@ use super::queue::{Delivery, Job};
 use super::server::Server;
 use super::stripe::Happened;
 use super::tally::Tally;
-use crate::verify::sign;
+use crate::stripe::signature::sign;
 
 /// The first pause before a retry; each one is twice as long as the one before.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::missing::Window;
-use crate::commands::job;
-use crate::commands::progress::Progress;
+use crate::cli::job;
+use crate::cli::progress::Progress;
 use crate::service::{Comparison, Service};
 use crate::stripe::api::Client;
 
