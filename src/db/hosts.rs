@@ -5,15 +5,20 @@
 
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use diesel::result::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
 use rand::seq::SliceRandom;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tokio_postgres::Config;
-use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation, TargetSessionAttrs};
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::sqlstate::{FirstError, PlainText, WatchTls, Watched};
 
 /// How long one host may take until it has let us in, where `connect_timeout` does not say.
 const LET_IN_LIMIT: Duration = Duration::from_secs(5);
@@ -25,7 +30,8 @@ struct Candidate {
     port: u16,
 }
 
-/// Opens a connection to the first host that lets us in and is as `target_session_attrs` wants it.
+/// Opens a connection to the first host that lets us in and is as `target_session_attrs` wants it. `error` will have the
+/// SQLSTATE of the first error of the session.
 ///
 /// # Errors
 /// Where none is: one line that names each host and its reason.
@@ -33,15 +39,19 @@ pub(super) async fn connect(
     config: &Config,
     limit: Option<Duration>,
     tls: &MakeRustlsConnect,
+    error: &FirstError,
 ) -> ConnectionResult<AsyncPgConnection> {
     let mut problems = Vec::new();
     for candidate in candidates(config).map_err(ConnectionError::BadConnection)? {
         for config in candidate.configs(config, &mut problems).await {
-            match timeout(limit.unwrap_or(LET_IN_LIMIT), config.connect(tls.clone())).await {
-                Ok(Ok((client, connection))) => {
-                    return AsyncPgConnection::try_from_client_and_connection(client, connection).await;
+            let opened = open(&config, tls, error);
+            match timeout(limit.unwrap_or(LET_IN_LIMIT), opened).await {
+                Ok(Ok(conn)) => {
+                    // Errors of the start belong to no statement.
+                    error.take();
+                    return Ok(conn);
                 }
-                Ok(Err(error)) => problems.push(candidate.problem(chain(&error))),
+                Ok(Err(problem)) => problems.push(candidate.problem(problem)),
                 Err(_) => problems.push(candidate.problem("no answer in time")),
             }
         }
@@ -49,6 +59,67 @@ pub(super) async fn connect(
     // A name with several addresses may have one problem with all of them.
     problems.dedup();
     Err(ConnectionError::BadConnection(problems.join("; ")))
+}
+
+/// Opens a connection to one host, with or without TLS.
+async fn open(config: &Config, tls: &MakeRustlsConnect, error: &FirstError) -> Result<AsyncPgConnection, String> {
+    if let [Host::Unix(path)] = config.get_hosts() {
+        return open_socket(config, path, error).await;
+    }
+    let encrypted = WatchTls { tls: tls.clone(), error: error.clone() };
+    let mut plain_config = config.clone();
+    plain_config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+    let plain = WatchTls { tls: PlainText, error: error.clone() };
+    match config.get_ssl_mode() {
+        SslMode::Disable => finish(plain_config.connect(plain).await).await,
+        // As libpq does: "first try an SSL connection; if that fails, try a non-SSL connection".
+        SslMode::Prefer => match config.clone().ssl_mode(SslMode::Require).connect(encrypted).await {
+            Ok(opened) => finish(Ok(opened)).await,
+            Err(_) => finish(plain_config.connect(plain).await).await,
+        },
+        _ => finish(config.connect(encrypted).await).await,
+    }
+}
+
+async fn finish<S>(
+    opened: Result<(Client, Connection<Socket, S>), tokio_postgres::Error>,
+) -> Result<AsyncPgConnection, String>
+where
+    S: TlsStream + Unpin + Send + 'static,
+{
+    let (client, connection) = opened.map_err(|error| chain(&error))?;
+    let conn = AsyncPgConnection::try_from_client_and_connection(client, connection).await;
+    conn.map_err(|error| error.to_string())
+}
+
+/// Opens a connection over a Unix-domain socket. `tokio_postgres::Config::connect` would not let it be watched.
+async fn open_socket(config: &Config, directory: &Path, error: &FirstError) -> Result<AsyncPgConnection, String> {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let path = directory.join(format!(".s.PGSQL.{port}"));
+    let stream = UnixStream::connect(&path).await.map_err(|error| format!("{}: {error}", path.display()))?;
+    let stream = Watched::new(stream, error.clone());
+    let opened = config.connect_raw(stream, NoTls).await;
+    let (client, connection) = opened.map_err(|error| chain(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            log::debug!("a connection to the database ended: {}", chain(&error));
+        }
+    });
+    let wanted = match config.get_target_session_attrs() {
+        TargetSessionAttrs::ReadWrite => Some("off"),
+        TargetSessionAttrs::ReadOnly => Some("on"),
+        _ => None,
+    };
+    if let Some(wanted) = wanted {
+        let answers = client.simple_query("SHOW transaction_read_only").await.map_err(|error| chain(&error))?;
+        let is_wanted = answers.iter().any(
+            |answer| matches!(answer, SimpleQueryMessage::Row(row) if row.get(0) == Some(wanted)),
+        );
+        if !is_wanted {
+            return Err("the session is not as target_session_attrs wants it".to_owned());
+        }
+    }
+    AsyncPgConnection::try_from(client).await.map_err(|error| error.to_string())
 }
 
 fn candidates(config: &Config) -> Result<Vec<Candidate>, String> {
@@ -97,7 +168,7 @@ impl Candidate {
             Some(Host::Tcp(name)) => drop(config.host(name)),
             // "sslmode is ignored for Unix domain socket communication."
             Some(Host::Unix(path)) => drop(config.host_path(path).ssl_mode(SslMode::Disable)),
-            None => {}
+            None => drop(address.map(|address| config.host(address.to_string()))),
         }
         address.map(|address| config.hostaddr(address));
         config.port(self.port);

@@ -8,16 +8,14 @@ pub mod events;
 pub mod failures;
 mod hosts;
 pub mod listing;
-pub mod locks;
 pub mod migrations;
 pub mod overview;
 pub mod pool;
 pub mod raw_json;
-pub mod record;
 #[allow(missing_docs, reason = "generated")]
 pub mod schema;
 pub mod search;
-pub mod sent;
+pub mod sqlstate;
 pub mod subscriptions;
 mod tls;
 pub mod upkeep;

@@ -1,0 +1,11 @@
+DROP TRIGGER subledger_link_of_further_customer ON account_customers;
+DROP TRIGGER subledger_link_of_account ON accounts;
+DROP TRIGGER subledger_flag_new_links ON accounts;
+DROP FUNCTION subledger_link_of_further_customer();
+DROP FUNCTION subledger_link_of_account();
+DROP FUNCTION subledger_flag_new_links();
+DROP FUNCTION subledger_remove_customer_link(text, uuid);
+DROP FUNCTION subledger_add_customer_link(text, uuid);
+DROP TABLE customer_links;
+ALTER TABLE subscriptions DROP COLUMN took_local_row, DROP COLUMN placed_by_metadata;
+ALTER TABLE accounts DROP COLUMN has_new_links;

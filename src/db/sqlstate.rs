@@ -1,0 +1,275 @@
+//! The SQLSTATE of a session's errors, read from the protocol as it passes.
+//!
+//! An error's text is translated by the server (`lc_messages`), and diesel-async passes on neither the SQLSTATE nor the
+//! error that has it. So the stream between tokio-postgres and the server is watched for `ErrorResponse` messages.
+//! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
+
+use std::fmt;
+use std::future::{Ready, ready};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+
+/// The length of a message's type and length.
+const HEADER: usize = 5;
+
+/// The most that is kept of one `ErrorResponse`; the SQLSTATE is the third of its fields.
+const MAX_ERROR: usize = 4_096;
+
+/// The five characters of a SQLSTATE.
+/// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SqlState([u8; 5]);
+
+impl SqlState {
+    /// The code, such as `40P01`.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("?????")
+    }
+
+    /// The class, such as `40`.
+    pub fn class(&self) -> &str {
+        self.as_str().get(..2).unwrap_or("??")
+    }
+}
+
+impl fmt::Debug for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The first error of a session since it was last taken. Later ones of the same transaction are its consequences.
+#[derive(Clone, Debug, Default)]
+pub struct FirstError(Arc<Mutex<Option<SqlState>>>);
+
+impl FirstError {
+    /// Takes the error's SQLSTATE; `None` if the server reported no error.
+    pub fn take(&self) -> Option<SqlState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn note(&self, state: SqlState) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(state);
+    }
+}
+
+/// A stream from the server whose errors are noted.
+pub(super) struct Watched<S> {
+    stream: S,
+    parser: Parser,
+    error: FirstError,
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(stream: S, error: FirstError) -> Self {
+        Self { stream, parser: Parser::default(), error }
+    }
+}
+
+/// Finds the messages in the bytes of a stream, in whatever pieces these come.
+#[derive(Default)]
+struct Parser {
+    header: Vec<u8>,
+    /// How much of the message's body is still to come.
+    left: usize,
+    /// The body of an `ErrorResponse` so far.
+    body: Option<Vec<u8>>,
+}
+
+impl Parser {
+    fn read(&mut self, mut bytes: &[u8], error: &FirstError) {
+        while !bytes.is_empty() {
+            if self.header.len() < HEADER {
+                let (now, later) = bytes.split_at(bytes.len().min(HEADER - self.header.len()));
+                self.header.extend_from_slice(now);
+                bytes = later;
+                let [kind, length @ ..] = self.header.as_slice() else { continue };
+                let Ok(length) = <[u8; 4]>::try_from(length) else { continue };
+                // The length counts itself.
+                self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX).saturating_sub(4);
+                self.body = (*kind == b'E').then(Vec::new);
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(self.left));
+            bytes = later;
+            self.left -= now.len();
+            if let Some(body) = &mut self.body {
+                body.extend_from_slice(now.get(..now.len().min(MAX_ERROR - body.len())).unwrap_or_default());
+            }
+            if self.left == 0 {
+                self.header.clear();
+                if let Some(state) = self.body.take().as_deref().and_then(sqlstate) {
+                    error.note(state);
+                }
+            }
+        }
+    }
+}
+
+/// The field `C` of an `ErrorResponse`: fields are a letter and text, each ended by a zero byte.
+fn sqlstate(body: &[u8]) -> Option<SqlState> {
+    let field = body.split(|byte| *byte == 0).find(|field| field.first() == Some(&b'C'))?;
+    Some(SqlState(field.get(1..)?.try_into().ok()?))
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let Self { parser, error, .. } = &mut *self;
+        parser.read(buf.filled().get(before..).unwrap_or_default(), error);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for Watched<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.stream.channel_binding()
+    }
+}
+
+/// Watches the stream inside of TLS, where the messages are in the clear.
+#[derive(Clone)]
+pub(super) struct WatchTls<T> {
+    pub(super) tls: T,
+    pub(super) error: FirstError,
+}
+
+impl<S, T> MakeTlsConnect<S> for WatchTls<T>
+where
+    T: MakeTlsConnect<S>,
+    T::TlsConnect: Send + 'static,
+    T::Stream: Send + 'static,
+    <T::TlsConnect as TlsConnect<S>>::Future: Send + 'static,
+{
+    type Stream = Watched<T::Stream>;
+    type TlsConnect = WatchTls<T::TlsConnect>;
+    type Error = T::Error;
+
+    fn make_tls_connect(&mut self, domain: &str) -> Result<Self::TlsConnect, Self::Error> {
+        Ok(WatchTls { tls: self.tls.make_tls_connect(domain)?, error: self.error.clone() })
+    }
+}
+
+impl<S, T> TlsConnect<S> for WatchTls<T>
+where
+    T: TlsConnect<S>,
+    T::Future: Send + 'static,
+{
+    type Stream = Watched<T::Stream>;
+    type Error = T::Error;
+    type Future = BoxFuture<'static, Result<Self::Stream, Self::Error>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        let error = self.error;
+        self.tls.connect(stream).map(|stream| stream.map(|stream| Watched::new(stream, error))).boxed()
+    }
+}
+
+/// "TLS" that leaves the stream as it is. With `sslnegotiation=direct` tokio-postgres asks the server for nothing and
+/// hands over the stream, so that a connection without TLS can be watched as well.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlainText;
+
+/// A stream in plain text.
+pub(super) struct PlainStream<S>(S);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> MakeTlsConnect<S> for PlainText {
+    type Stream = PlainStream<S>;
+    type TlsConnect = Self;
+    type Error = io::Error;
+
+    fn make_tls_connect(&mut self, _: &str) -> Result<Self, io::Error> {
+        Ok(Self)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsConnect<S> for PlainText {
+    type Stream = PlainStream<S>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<PlainStream<S>>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        ready(Ok(PlainStream(stream)))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for PlainStream<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for PlainStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for PlainStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [&[kind], length.to_be_bytes().as_slice(), body].concat()
+    }
+
+    #[test]
+    fn the_first_error_is_found_in_whatever_pieces_it_comes() {
+        let error = b"SFEHLER\0VERROR\0C40P01\0MVerklemmung entdeckt\0\0";
+        let later = b"SFEHLER\0C25P02\0Maktuelle Transaktion wurde abgebrochen\0\0";
+        let stream =
+            [message(b'D', b"E\0\0\0\x09C57014\0"), message(b'E', error), message(b'Z', b"E"), message(b'E', later)];
+        let stream = stream.concat();
+        for size in 1..=stream.len() {
+            let (mut parser, first) = (Parser::default(), FirstError::default());
+            stream.chunks(size).for_each(|chunk| parser.read(chunk, &first));
+            assert_eq!(first.take().map(|state| state.as_str().to_owned()).as_deref(), Some("40P01"), "{size}");
+            assert_eq!(first.take(), None);
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_read_up_to_its_sqlstate() {
+        let error = [b"SERROR\0C53100\0M".as_slice(), &[b'x'; 3 * MAX_ERROR], b"\0\0"].concat();
+        let stream = [message(b'E', &error), message(b'Z', b"I")].concat();
+        let (mut parser, first) = (Parser::default(), FirstError::default());
+        parser.read(&stream, &first);
+        assert_eq!(first.take().map(|state| state.class().to_owned()).as_deref(), Some("53"));
+    }
+}
