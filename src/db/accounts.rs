@@ -3,14 +3,12 @@
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Bool, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
-use super::cached::Cached;
-use super::events::nothing_waits;
-use super::schema::{account_customers, accounts};
+use super::schema::{account_customers, accounts, customer_links};
 
 /// A row of `accounts`.
 #[derive(Clone, Debug, Queryable, Selectable)]
@@ -25,85 +23,46 @@ pub struct Row {
     pub updated_at: DateTime<Utc>,
 }
 
-/// The account to which a customer (a parameter, like `$1`) is linked.
-macro_rules! of_customer {
-    ($customer:literal) => {
-        concat!(
-            "COALESCE((SELECT id FROM accounts WHERE stripe_customer_id = ",
-            $customer,
-            "), (SELECT account_id FROM account_customers WHERE stripe_customer_id = ",
-            $customer,
-            "))"
-        )
-    };
-}
-pub(super) use of_customer;
-
-/// Where an event belongs, by what it refers to. Each is the account that the reference leads to, if there is one.
-#[derive(Debug, QueryableByName)]
-pub struct Place {
-    /// The account of the subscription's row.
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    pub by_subscription: Option<Uuid>,
-    /// The account to which the customer is linked.
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    pub by_customer: Option<Uuid>,
-    /// The account that the object names.
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    pub by_name: Option<Uuid>,
-    /// Whether a parked event waits for the customer or the subscription.
-    #[diesel(sql_type = Bool)]
-    pub has_waiting: bool,
+/// The account to which a customer is linked.
+pub async fn of_customer(conn: &mut Conn, customer: &str) -> QueryResult<Option<Uuid>> {
+    customer_links::table.find(customer).select(customer_links::account_id).first(conn).await.optional()
 }
 
-/// Looks up where an event belongs. `named` are account ids in the order in which they count.
-pub async fn place(
-    conn: &mut Conn,
-    subscription: Option<&str>,
-    customer: Option<&str>,
-    named: &[Uuid],
-) -> QueryResult<Place> {
-    let query = diesel::sql_query(concat!(
-        "SELECT (SELECT account_id FROM subscriptions WHERE stripe_subscription_id = $1) AS by_subscription,
-                ",
-        of_customer!("$2"),
-        " AS by_customer,
-                (SELECT id FROM accounts WHERE id = ANY($3) ORDER BY array_position($3, id) LIMIT 1) AS by_name,
-                NOT (",
-        nothing_waits!("$2", "$1"),
-        ") AS has_waiting",
-    ))
-    .bind::<Nullable<Text>, _>(subscription)
-    .bind::<Nullable<Text>, _>(customer)
-    .bind::<Array<SqlUuid>, _>(named);
-    Cached(query).get_result(conn).await
-}
-
-/// Whether a parked event of this subscription or customer names an account that exists.
-pub async fn is_named_by_waiting(
-    conn: &mut Conn,
-    subscription: Option<&str>,
-    customer: Option<&str>,
-) -> QueryResult<bool> {
-    #[derive(QueryableByName)]
-    struct Answer {
-        #[diesel(sql_type = Bool)]
-        is_named: bool,
-    }
-    let answer: Answer = diesel::sql_query(
-        "SELECT EXISTS (
-             SELECT FROM stripe_events,
-                    LATERAL (VALUES (payload #>> '{data,object,client_reference_id}'),
-                                    (payload #>> '{data,object,metadata,account_id}')) AS named (text)
-             JOIN accounts ON accounts.id = CASE WHEN text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                                                 THEN text::uuid END
-             WHERE outcome = 'parked' AND (customer_id = $2 OR subscription_id = $1)) AS is_named",
+/// Notes that parked events are being looked for, of at most `limit` accounts of which they have not been since they were
+/// linked. Returns these accounts; no other session gets them.
+pub async fn claim_new_links(conn: &mut Conn, limit: i64) -> QueryResult<Vec<Uuid>> {
+    let claimed: Vec<Id> = diesel::sql_query(
+        "UPDATE accounts SET has_new_links = false
+         WHERE id = ANY(ARRAY(SELECT id FROM accounts WHERE has_new_links ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
+         RETURNING id",
     )
-    .bind::<Nullable<Text>, _>(subscription)
-    .bind::<Nullable<Text>, _>(customer)
-    .get_result(conn)
+    .bind::<BigInt, _>(limit)
+    .load(conn)
     .await?;
-    Ok(answer.is_named)
+    Ok(claimed.into_iter().map(|claimed| claimed.id).collect())
+}
+
+/// [`claim_new_links`] for one account; whether there was anything to claim.
+pub async fn claim_new_links_of(conn: &mut Conn, id: Uuid) -> QueryResult<bool> {
+    let update = diesel::update(accounts::table.find(id).filter(accounts::has_new_links))
+        .set(accounts::has_new_links.eq(false));
+    Ok(update.execute(conn).await? > 0)
+}
+
+#[derive(QueryableByName)]
+struct Id {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+}
+
+/// The customers of an account, whether they stand in the account itself or are further ones.
+pub async fn customers(conn: &mut Conn, id: Uuid) -> QueryResult<Vec<String>> {
+    customer_links::table
+        .filter(customer_links::account_id.eq(id))
+        .order(customer_links::stripe_customer_id)
+        .select(customer_links::stripe_customer_id)
+        .load(conn)
+        .await
 }
 
 /// Inserts an account.

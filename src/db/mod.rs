@@ -5,11 +5,13 @@ pub mod accounts;
 mod cached;
 pub mod connect;
 pub mod events;
+pub mod facts;
 pub mod failures;
 mod hosts;
 pub mod listing;
 pub mod migrations;
 pub mod overview;
+pub mod parked;
 pub mod pool;
 pub mod raw_json;
 #[allow(missing_docs, reason = "generated")]

@@ -16,6 +16,14 @@ diesel::table! {
         local_plan -> Nullable<Text>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
+        has_new_links -> Bool,
+    }
+}
+
+diesel::table! {
+    customer_links (stripe_customer_id) {
+        stripe_customer_id -> Text,
+        account_id -> Uuid,
     }
 }
 
@@ -81,15 +89,19 @@ diesel::table! {
         last_event_created -> Nullable<Timestamptz>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
+        placed_by_metadata -> Bool,
+        took_local_row -> Bool,
     }
 }
 
 diesel::joinable!(account_customers -> accounts (account_id));
+diesel::joinable!(customer_links -> accounts (account_id));
 diesel::joinable!(subscriptions -> accounts (account_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
     account_customers,
     accounts,
+    customer_links,
     event_failures,
     stripe_events,
     subscriptions,

@@ -45,18 +45,27 @@ impl fmt::Debug for SqlState {
     }
 }
 
+/// An error as the server reported it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerError {
+    /// What kind of error it is.
+    pub state: SqlState,
+    /// What the server says of it, in the server's language.
+    pub message: String,
+}
+
 /// The first error of a session since it was last taken. Later ones of the same transaction are its consequences.
 #[derive(Clone, Debug, Default)]
-pub struct FirstError(Arc<Mutex<Option<SqlState>>>);
+pub struct FirstError(Arc<Mutex<Option<ServerError>>>);
 
 impl FirstError {
-    /// Takes the error's SQLSTATE; `None` if the server reported no error.
-    pub fn take(&self) -> Option<SqlState> {
+    /// Takes the error; `None` if the server reported none.
+    pub fn take(&self) -> Option<ServerError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn note(&self, state: SqlState) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(state);
+    fn note(&self, error: ServerError) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }
 
@@ -104,18 +113,23 @@ impl Parser {
             }
             if self.left == 0 {
                 self.header.clear();
-                if let Some(state) = self.body.take().as_deref().and_then(sqlstate) {
-                    error.note(state);
+                if let Some(reported) = self.body.take().as_deref().and_then(server_error) {
+                    error.note(reported);
                 }
             }
         }
     }
 }
 
-/// The field `C` of an `ErrorResponse`: fields are a letter and text, each ended by a zero byte.
-fn sqlstate(body: &[u8]) -> Option<SqlState> {
-    let field = body.split(|byte| *byte == 0).find(|field| field.first() == Some(&b'C'))?;
-    Some(SqlState(field.get(1..)?.try_into().ok()?))
+/// Reads an `ErrorResponse`: its fields are a letter and text, each ended by a zero byte. `C` is the SQLSTATE, `M` the
+/// message.
+fn server_error(body: &[u8]) -> Option<ServerError> {
+    let field = |letter: u8| {
+        let field = body.split(|byte| *byte == 0).find(|field| field.first() == Some(&letter));
+        field.and_then(|field| field.get(1..))
+    };
+    let message = String::from_utf8_lossy(field(b'M').unwrap_or_default()).into_owned();
+    Some(ServerError { state: SqlState(field(b'C')?.try_into().ok()?), message })
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -259,7 +273,8 @@ mod tests {
         for size in 1..=stream.len() {
             let (mut parser, first) = (Parser::default(), FirstError::default());
             stream.chunks(size).for_each(|chunk| parser.read(chunk, &first));
-            assert_eq!(first.take().map(|state| state.as_str().to_owned()).as_deref(), Some("40P01"), "{size}");
+            let error = first.take().unwrap();
+            assert_eq!((error.state.as_str(), error.message.as_str()), ("40P01", "Verklemmung entdeckt"), "{size}");
             assert_eq!(first.take(), None);
         }
     }
@@ -270,6 +285,6 @@ mod tests {
         let stream = [message(b'E', &error), message(b'Z', b"I")].concat();
         let (mut parser, first) = (Parser::default(), FirstError::default());
         parser.read(&stream, &first);
-        assert_eq!(first.take().map(|state| state.class().to_owned()).as_deref(), Some("53"));
+        assert_eq!(first.take().unwrap().state.class(), "53");
     }
 }

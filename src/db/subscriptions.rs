@@ -2,14 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use diesel::dsl::now;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
 use super::cached::Cached;
-use super::schema::subscriptions as table;
+use super::schema::{customer_links, subscriptions as table};
 
 /// The columns that show a state of Stripe's, which is projected onto them whole. `None` is written as null.
 #[derive(AsChangeset, Clone, Debug, Insertable, PartialEq, Queryable, Selectable)]
@@ -44,9 +43,9 @@ pub struct AsOf {
 }
 
 /// What the newest invoice event said.
-#[derive(AsChangeset, Clone, Debug, PartialEq, Queryable, Selectable)]
+#[derive(AsChangeset, Clone, Debug, Default, Insertable, PartialEq, Queryable, Selectable)]
 #[diesel(table_name = table)]
-#[diesel(treat_none_as_null = true)]
+#[diesel(treat_none_as_null = true, treat_none_as_default_value = false)]
 #[allow(missing_docs, reason = "the columns of contract and migration")]
 pub struct LatestInvoice {
     pub latest_invoice_id: Option<String>,
@@ -55,7 +54,7 @@ pub struct LatestInvoice {
 }
 
 /// A row of `subscriptions`.
-#[derive(Clone, Debug, Queryable, Selectable)]
+#[derive(Clone, Debug, PartialEq, Queryable, Selectable)]
 #[diesel(table_name = table)]
 #[allow(missing_docs, reason = "the columns of contract and migration")]
 pub struct Row {
@@ -68,19 +67,25 @@ pub struct Row {
     pub as_of: AsOf,
     #[diesel(embed)]
     pub latest_invoice: LatestInvoice,
+    /// Placed by the account id in its metadata alone: it moves when its customer is linked to another account.
+    pub placed_by_metadata: bool,
+    /// Whether it has taken over a local row.
+    pub took_local_row: bool,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
 
-/// The row of a Stripe subscription, locked until the transaction ends.
-pub async fn lock(conn: &mut Conn, stripe_subscription_id: &str) -> QueryResult<Option<Row>> {
+/// The rows of Stripe subscriptions, locked until the transaction ends.
+///
+/// Always in the order of the ids, so that two transactions never wait for each other.
+pub async fn lock(conn: &Conn, stripe_subscription_ids: &[&str]) -> QueryResult<Vec<Row>> {
     table::table
-        .filter(table::stripe_subscription_id.eq(stripe_subscription_id))
+        .filter(table::stripe_subscription_id.eq_any(stripe_subscription_ids).assume_not_null())
+        .order(table::stripe_subscription_id)
         .select(Row::as_select())
         .for_no_key_update()
-        .first(conn)
+        .load(&mut &*conn)
         .await
-        .optional()
 }
 
 /// The row of a Stripe subscription.
@@ -105,48 +110,60 @@ pub async fn lock_local(conn: &mut Conn, account_id: Uuid) -> QueryResult<Option
         .optional()
 }
 
-/// Inserts a Stripe subscription's row.
-pub async fn insert(
-    conn: &mut Conn,
-    account_id: Uuid,
-    stripe_subscription_id: &str,
-    state: &State,
-    as_of: &AsOf,
-) -> QueryResult<usize> {
-    diesel::insert_into(table::table)
-        .values((
-            table::account_id.eq(account_id),
-            table::stripe_subscription_id.eq(stripe_subscription_id),
-            state,
-            as_of,
-        ))
-        .execute(conn)
+/// An account's rows of Stripe subscriptions, locked in the order of their ids.
+pub async fn lock_of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<Vec<Row>> {
+    table::table
+        .filter(table::account_id.eq(account_id).and(table::stripe_subscription_id.is_not_null()))
+        .order(table::stripe_subscription_id)
+        .select(Row::as_select())
+        .for_no_key_update()
+        .load(conn)
         .await
 }
 
-/// Makes a local row the row of a Stripe subscription.
-pub async fn take_over(
-    conn: &mut Conn,
-    id: Uuid,
-    stripe_subscription_id: &str,
-    state: &State,
-    as_of: &AsOf,
-) -> QueryResult<usize> {
-    diesel::update(table::table.find(id))
-        .set((table::stripe_subscription_id.eq(stripe_subscription_id), state, as_of, table::updated_at.eq(now)))
-        .execute(conn)
+/// The rows of this account's customers that stand in other accounts because of their metadata alone, locked in the order
+/// of their ids.
+pub async fn lock_misplaced(conn: &mut Conn, account_id: Uuid) -> QueryResult<Vec<Row>> {
+    let customers = customer_links::table
+        .filter(customer_links::account_id.eq(account_id))
+        .select(customer_links::stripe_customer_id.nullable());
+    table::table
+        .filter(table::placed_by_metadata.and(table::account_id.ne(account_id)))
+        .filter(table::stripe_customer_id.eq_any(customers))
+        .order(table::stripe_subscription_id)
+        .select(Row::as_select())
+        .for_no_key_update()
+        .load(conn)
         .await
 }
 
-/// Writes a newer state.
-pub async fn set_state(conn: &mut Conn, id: Uuid, state: &State, as_of: &AsOf) -> QueryResult<usize> {
-    let update = diesel::update(table::table.find(id)).set((state, as_of, table::updated_at.eq(now)));
-    Cached(update).execute(conn).await
+/// Inserts a row, with its id.
+pub async fn insert(conn: &Conn, row: &Row) -> QueryResult<usize> {
+    let insert = diesel::insert_into(table::table).values((
+        (table::id.eq(row.id), table::account_id.eq(row.account_id)),
+        table::stripe_subscription_id.eq(&row.stripe_subscription_id),
+        (&row.state, &row.as_of, &row.latest_invoice),
+        (table::placed_by_metadata.eq(row.placed_by_metadata), table::took_local_row.eq(row.took_local_row)),
+        (table::created_at.eq(row.created_at), table::updated_at.eq(row.updated_at)),
+    ));
+    Cached(insert).execute(&mut &*conn).await
 }
 
-/// Writes what a newer invoice event said.
-pub async fn set_latest_invoice(conn: &mut Conn, id: Uuid, invoice: &LatestInvoice) -> QueryResult<usize> {
-    diesel::update(table::table.find(id)).set((invoice, table::updated_at.eq(now))).execute(conn).await
+/// Writes a row as it is, all but its id and when it was made.
+pub async fn update(conn: &Conn, row: &Row) -> QueryResult<usize> {
+    let update = diesel::update(table::table.find(row.id)).set((
+        table::account_id.eq(row.account_id),
+        table::stripe_subscription_id.eq(&row.stripe_subscription_id),
+        (&row.state, &row.as_of, &row.latest_invoice),
+        (table::placed_by_metadata.eq(row.placed_by_metadata), table::took_local_row.eq(row.took_local_row)),
+        table::updated_at.eq(row.updated_at),
+    ));
+    Cached(update).execute(&mut &*conn).await
+}
+
+/// Deletes a row.
+pub async fn delete(conn: &mut Conn, id: Uuid) -> QueryResult<usize> {
+    diesel::delete(table::table.find(id)).execute(conn).await
 }
 
 /// All of an account's subscriptions, newest first.

@@ -1,0 +1,115 @@
+//! Queries over parked events: those of `stripe_events` whose outcome is `parked`. All are paged by `(created, id)`.
+
+use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use diesel::sql_types::{BigInt, Text, Timestamptz};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+use super::Conn;
+use super::cached::Cached;
+
+/// A parked event.
+#[derive(Clone, Debug, diesel::QueryableByName)]
+pub struct Parked {
+    /// The event's id.
+    #[diesel(sql_type = Text)]
+    pub id: String,
+    /// Stripe's time of the event.
+    #[diesel(sql_type = Timestamptz)]
+    pub created: DateTime<Utc>,
+    /// The payload as JSON text.
+    #[diesel(sql_type = Text)]
+    pub payload: String,
+}
+
+/// The last event of a page: the next page begins behind it.
+pub type After = (DateTime<Utc>, String);
+
+/// Before every event.
+pub fn beginning() -> After {
+    (DateTime::<Utc>::UNIX_EPOCH, String::new())
+}
+
+/// What parked events may wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Awaited {
+    /// The link of a customer, `cus_…` or `acct_…`.
+    Customer(String),
+    /// The row of a subscription.
+    Subscription(String),
+    /// An account that events name.
+    Account(Uuid),
+}
+
+/// At most `limit` of the events that wait for `awaited`, oldest first.
+pub async fn page(conn: &mut Conn, awaited: &Awaited, after: &After, limit: i64) -> QueryResult<Vec<Parked>> {
+    let (sql, key) = match awaited {
+        Awaited::Customer(id) => (
+            "SELECT id, created, payload::text AS payload FROM stripe_events
+             WHERE outcome = 'parked' AND customer_id = $1 AND (created, id) > ($2, $3)
+             ORDER BY created, id LIMIT $4",
+            id.clone(),
+        ),
+        Awaited::Subscription(id) => (
+            "SELECT id, created, payload::text AS payload FROM stripe_events
+             WHERE outcome = 'parked' AND subscription_id = $1 AND (created, id) > ($2, $3)
+             ORDER BY created, id LIMIT $4",
+            id.clone(),
+        ),
+        Awaited::Account(id) => (
+            "SELECT id, created, payload::text AS payload FROM stripe_events
+             WHERE outcome = 'parked' AND (created, id) > ($2, $3)
+               AND (left(lower(payload #>> '{data,object,client_reference_id}'), 36) = $1
+                    OR left(lower(payload #>> '{data,object,metadata,account_id}'), 36) = $1)
+             ORDER BY created, id LIMIT $4",
+            id.to_string(),
+        ),
+    };
+    let query = diesel::sql_query(sql)
+        .bind::<Text, _>(key)
+        .bind::<Timestamptz, _>(after.0)
+        .bind::<Text, _>(after.1.clone())
+        .bind::<BigInt, _>(limit);
+    Cached(query).load(conn).await
+}
+
+/// At most `limit` of all parked events, oldest first, with whether each looks as if it could be placed now: its
+/// subscription has a row, its customer is linked, or it names an account. One that failed within the last hour does not.
+pub async fn placeable_page(conn: &mut Conn, after: &After, limit: i64) -> QueryResult<Vec<Parked>> {
+    diesel::sql_query(
+        "SELECT id, created, payload::text AS payload FROM stripe_events event
+         WHERE outcome = 'parked' AND (created, id) > ($1, $2)
+           AND (EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = event.subscription_id)
+                OR type NOT LIKE 'invoice.%'
+                   AND (EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = event.customer_id)
+                        OR payload #>> '{data,object,client_reference_id}' IS NOT NULL
+                        OR payload #>> '{data,object,metadata,account_id}' IS NOT NULL))
+           AND NOT EXISTS (SELECT FROM event_failures
+                           WHERE event_id = event.id AND failed_at > now() - interval '1 hour')
+         ORDER BY created, id LIMIT $3",
+    )
+    .bind::<Timestamptz, _>(after.0)
+    .bind::<Text, _>(after.1.clone())
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await
+}
+
+/// How many events wait for an account: for its customers, or for the account by its name.
+pub async fn count_of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<i64> {
+    #[derive(diesel::QueryableByName)]
+    struct Count {
+        #[diesel(sql_type = BigInt)]
+        count: i64,
+    }
+    let count: Count = diesel::sql_query(
+        "SELECT count(*) AS count FROM stripe_events
+         WHERE outcome = 'parked'
+           AND customer_id = ANY(ARRAY(SELECT stripe_customer_id FROM customer_links WHERE account_id = $1))",
+    )
+    .bind::<diesel::sql_types::Uuid, _>(account_id)
+    .get_result(conn)
+    .await?;
+    Ok(count.count)
+}
