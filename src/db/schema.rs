@@ -28,6 +28,23 @@ diesel::table! {
 }
 
 diesel::table! {
+    change_push (id) {
+        id -> Bool,
+        position -> Int8,
+    }
+}
+
+diesel::table! {
+    change_push_accounts (account_id) {
+        account_id -> Uuid,
+        next_change_id -> Int8,
+        attempts -> Int4,
+        next_attempt_at -> Timestamptz,
+        last_error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     event_failures (id) {
         id -> Int8,
         event_id -> Text,
@@ -101,6 +118,8 @@ diesel::joinable!(subscriptions -> accounts (account_id));
 diesel::allow_tables_to_appear_in_same_query!(
     account_customers,
     accounts,
+    change_push,
+    change_push_accounts,
     customer_links,
     event_failures,
     stripe_events,

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Conn;
@@ -11,13 +12,15 @@ use super::cached::Cached;
 use super::schema::{customer_links, subscriptions as table};
 
 /// The columns that show a state of Stripe's, which is projected onto them whole. `None` is written as null.
-#[derive(AsChangeset, Clone, Debug, Insertable, PartialEq, Queryable, Selectable)]
+#[derive(AsChangeset, Clone, Debug, Default, Deserialize, Insertable, PartialEq, Queryable, Selectable, Serialize)]
+#[serde(default)]
 #[diesel(table_name = table)]
 #[diesel(treat_none_as_null = true, treat_none_as_default_value = false)]
 #[allow(missing_docs, reason = "the columns of contract and migration")]
 pub struct State {
     pub plan: Option<String>,
     pub status: String,
+    #[serde(skip)]
     pub stripe_customer_id: Option<String>,
     pub stripe_price_id: Option<String>,
     pub seat_limit: Option<i32>,
@@ -32,7 +35,7 @@ pub struct State {
 }
 
 /// The event as of which a row shows its state.
-#[derive(AsChangeset, Clone, Debug, Insertable, PartialEq, Queryable, Selectable)]
+#[derive(AsChangeset, Clone, Debug, Default, Insertable, PartialEq, Queryable, Selectable)]
 #[diesel(table_name = table)]
 #[diesel(treat_none_as_null = true, treat_none_as_default_value = false)]
 #[allow(missing_docs, reason = "the columns of contract and migration")]
@@ -43,18 +46,22 @@ pub struct AsOf {
 }
 
 /// What the newest invoice event said.
-#[derive(AsChangeset, Clone, Debug, Default, Insertable, PartialEq, Queryable, Selectable)]
+#[derive(AsChangeset, Clone, Debug, Default, Deserialize, Insertable, PartialEq, Queryable, Selectable, Serialize)]
+#[serde(default)]
 #[diesel(table_name = table)]
 #[diesel(treat_none_as_null = true, treat_none_as_default_value = false)]
 #[allow(missing_docs, reason = "the columns of contract and migration")]
 pub struct LatestInvoice {
     pub latest_invoice_id: Option<String>,
     pub latest_invoice_status: Option<String>,
+    #[serde(skip)]
     pub latest_invoice_event_created: Option<DateTime<Utc>>,
 }
 
 /// A row of `subscriptions`.
-#[derive(Clone, Debug, PartialEq, Queryable, Selectable)]
+///
+/// As JSON it is what a change shows of it: the contract's columns by their names. Bookkeeping is skipped.
+#[derive(Clone, Debug, Deserialize, PartialEq, Queryable, Selectable, Serialize)]
 #[diesel(table_name = table)]
 #[allow(missing_docs, reason = "the columns of contract and migration")]
 pub struct Row {
@@ -62,16 +69,22 @@ pub struct Row {
     pub account_id: Uuid,
     pub stripe_subscription_id: Option<String>,
     #[diesel(embed)]
+    #[serde(flatten)]
     pub state: State,
     #[diesel(embed)]
+    #[serde(skip)]
     pub as_of: AsOf,
     #[diesel(embed)]
+    #[serde(flatten)]
     pub latest_invoice: LatestInvoice,
     /// Placed by the account id in its metadata alone: it moves when its customer is linked to another account.
+    #[serde(skip)]
     pub placed_by_metadata: bool,
     /// Whether it has taken over a local row.
+    #[serde(skip)]
     pub took_local_row: bool,
     pub created_at: DateTime<Utc>,
+    #[serde(skip)]
     pub updated_at: DateTime<Utc>,
 }
 

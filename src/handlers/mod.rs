@@ -2,6 +2,7 @@
 //! nor knows HTTP. Where it needs Stripe's word it says so and is run again, in a new transaction, with the answer.
 
 mod answers;
+pub mod change;
 mod checkout;
 mod invoice;
 pub mod ordering;
