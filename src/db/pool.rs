@@ -58,9 +58,12 @@ impl Connection {
     }
 
     /// Has the pool drop this connection and all that were opened before now. Call it when this one is found closed.
-    pub fn retire_all(&self) {
+    /// Returns whether this connection was handed out before another was found closed, or with it, so that it is worth
+    /// trying the next one.
+    pub fn retire_all(&self) -> bool {
         // Only the first of one generation counts: those that follow tell of the same event.
-        self.current.compare_exchange(self.generation, self.generation + 1, Ordering::Relaxed, Ordering::Relaxed).ok();
+        self.current.compare_exchange(self.generation, self.generation + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            || self.is_retired()
     }
 
     fn is_retired(&self) -> bool {

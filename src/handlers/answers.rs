@@ -1,4 +1,4 @@
-//! What Stripe was asked, and answered, between the attempts at one transaction.
+//! Questions to Stripe that came up in a transaction, and the answers for its next run.
 
 use std::collections::HashMap;
 
@@ -15,9 +15,10 @@ pub struct Question {
     pub subscription_id: String,
     /// The connected account that it belongs to.
     pub connect_account: Option<String>,
-    /// `last_event_id` of the subscription's row when the question came up. An answer is as new as that row only if
-    /// the row still shows the same event.
-    pub seen: Option<String>,
+    /// The subscription's other events of the event's second that were known when the question came up, by id, and the
+    /// event that its row showed. An answer decides a tie only if no further event has become known since: what that one
+    /// did may have happened after Stripe answered.
+    pub known_events: Vec<String>,
 }
 
 /// The answers so far, by the event for which they were asked.
@@ -38,30 +39,34 @@ impl Answers {
         self.given.insert(question.event_id.clone(), (question, answer));
     }
 
-    /// How many questions were answered.
-    pub fn count(&self) -> usize {
-        self.given.len()
-    }
-
-    /// The answer to exactly this question; `None` where there is nothing to fetch or no key.
+    /// The answer to exactly this question, with the same events known; `None` if Stripe has no such subscription, or
+    /// there is no key.
+    ///
+    /// # Errors
+    /// [`HandlerError::NeedsStripe`] if Stripe has to be asked first.
     pub(super) fn exact(&self, question: Question) -> Result<Option<&Value>, HandlerError> {
-        if !self.can_ask {
-            return Ok(None);
-        }
-        match self.given.get(&question.event_id) {
-            Some((asked, answer)) if *asked == question => Ok(answer.as_ref()),
-            _ => Err(HandlerError::NeedsStripe(question)),
-        }
+        self.find(question, |asked, question| asked == question)
     }
 
-    /// The answer to this question, also if the row has changed since it was asked.
+    /// The answer to this question, also if further events have become known since.
+    ///
+    /// # Errors
+    /// As [`Answers::exact`].
     pub(super) fn any(&self, question: Question) -> Result<Option<&Value>, HandlerError> {
+        self.find(question, |asked, question| asked.subscription_id == question.subscription_id)
+    }
+
+    fn find(
+        &self,
+        question: Question,
+        is_same: impl Fn(&Question, &Question) -> bool,
+    ) -> Result<Option<&Value>, HandlerError> {
         if !self.can_ask {
             return Ok(None);
         }
         match self.given.get(&question.event_id) {
-            Some((_, answer)) => Ok(answer.as_ref()),
-            None => Err(HandlerError::NeedsStripe(question)),
+            Some((asked, answer)) if is_same(asked, &question) => Ok(answer.as_ref()),
+            _ => Err(HandlerError::NeedsStripe(question)),
         }
     }
 }

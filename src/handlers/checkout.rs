@@ -1,37 +1,86 @@
-//! A completed checkout: its customer is linked (see `place`), and its subscription fetched and projected.
+//! A completed checkout: its customer is linked, and its subscription fetched and projected.
 
 use uuid::Uuid;
 
-use super::{Context, HandlerError, Note, Outcome, Question, subscription};
-use crate::db::{Conn, subscriptions};
+use super::account::{Place, link_customer};
+use super::{Context, Handled, HandlerError, Note, Outcome, Question, Work, move_misplaced, subscription, tie_break};
+use crate::db::Conn;
+use crate::db::parked::Awaited;
 use crate::stripe::{Checkout, Event, Subscription};
 
-/// Projects the subscription as Stripe has it now. Without a key, or where Stripe has none, the subscription's own
-/// events bring the state. Applied in any case: the account was found.
+/// Links the customer and projects the subscription as Stripe has it now. Without a key, or if Stripe has none, the
+/// subscription's own events bring the state. Applied in any case once the account is found.
 pub(super) async fn apply(
     conn: &mut Conn,
+    work: &mut Work,
     ctx: Context<'_>,
     event: &Event,
     checkout: &Checkout<'_>,
-    account_id: Uuid,
-    notes: &mut Vec<Note>,
-) -> Result<Outcome, HandlerError> {
-    let Some(subscription_id) = checkout.subscription_id else {
-        return Ok(Outcome::Applied);
+) -> Result<Handled, HandlerError> {
+    ctx.needs_own_transaction()?;
+    event.created.ok_or(HandlerError::NoCreated)?;
+    let mut notes = Vec::new();
+    let link = link(conn, work, event, checkout).await?;
+    let place = Place::of(conn, work, ctx, event, &mut notes).await?;
+    // What the checkout says of the account counts before a row that only its own metadata placed.
+    let account_id = link.or(place.map(|place| place.account_id));
+    let Some(account_id) = account_id else {
+        return Ok(Handled { notes, ..Handled::new(Outcome::Parked, None) });
     };
-    let row = subscriptions::lock(conn, subscription_id).await?;
+    let named = work.facts(event)?.account_by_name;
+    if let Some(names) = named.filter(|names| *names != account_id) {
+        notes.push(Note::AccountConflict { event_id: event.id.clone(), belongs_to: account_id, names });
+    }
+    let mut handled = Handled { notes, ..Handled::new(Outcome::Applied, Some(account_id)) };
+    if link.is_some() {
+        handled.releases.push(Awaited::Account(account_id));
+    }
+    if let Some(subscription_id) = checkout.subscription_id {
+        let is_by_name = link.is_none() && place.is_none_or(|place| place.is_by_name);
+        project(conn, work, ctx, event, subscription_id, Place { account_id, is_by_name }, &mut handled).await?;
+    }
+    Ok(handled)
+}
+
+/// Links the checkout's customer to the account that the checkout names. A customer that is linked stays with its account.
+async fn link(
+    conn: &mut Conn,
+    work: &mut Work,
+    event: &Event,
+    checkout: &Checkout<'_>,
+) -> Result<Option<Uuid>, HandlerError> {
+    let facts = work.facts(event)?;
+    let (Some(customer), None, Some(named)) = (checkout.customer_id, facts.linked_account(), facts.account_by_name) else {
+        return Ok(None);
+    };
+    link_customer(conn, named, customer).await?;
+    move_misplaced(conn, work, named).await?;
+    Ok(Some(named))
+}
+
+async fn project(
+    conn: &mut Conn,
+    work: &mut Work,
+    ctx: Context<'_>,
+    event: &Event,
+    subscription_id: &str,
+    place: Place,
+    handled: &mut Handled,
+) -> Result<(), HandlerError> {
+    let known = tie_break::events_of_second(conn, event, subscription_id).await?;
     let question = Question {
         event_id: event.id.clone(),
         subscription_id: subscription_id.to_owned(),
         connect_account: event.connect_account.clone(),
-        seen: row.and_then(|row| row.as_of.last_event_id),
+        known_events: tie_break::known_ids(&known, event, work.row(subscription_id)),
     };
-    if let Some(object) = ctx.answers.any(question.clone())? {
-        let shown = Subscription::project(&object.into(), ctx.plans)?;
-        // Checked against the id that was asked for: the answer must not write another subscription's row.
-        if shown.id == subscription_id {
-            subscription::store(conn, ctx, event, account_id, &shown, Some(question), notes).await?;
-        }
+    let Some(object) = ctx.answers.any(question.clone())? else {
+        return Ok(());
+    };
+    let shown = Subscription::project(&object.into(), &ctx.policy.plans)?;
+    // Checked against the id that was asked for: the answer must not write another subscription's row.
+    if shown.id == subscription_id {
+        subscription::store(conn, work, ctx, event, place, &shown, Some(question), handled).await?;
     }
-    Ok(Outcome::Applied)
+    Ok(())
 }

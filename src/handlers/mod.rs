@@ -1,29 +1,34 @@
-//! What one event does to rows. A handler takes `&mut Conn` and one event; it neither commits, nor calls the network,
-//! nor knows HTTP. Where it needs Stripe's word it says so and is run again, in a new transaction, with the answer.
+//! What one event does to rows. A handler takes `&mut Conn` and the transaction's [`Work`], decides, and neither commits,
+//! nor calls the network, nor knows HTTP.
+//!
+//! Most events are decided on what [`Work::load`] brought, several in one transaction. A handler that needs more says
+//! [`HandlerError::GoesAlone`] there; it is then run in a transaction of its own, where it may read through `&mut Conn`.
+//! One that needs Stripe's word says [`HandlerError::NeedsStripe`], and is run again with the answer.
 
+mod account;
 mod answers;
 pub mod change;
 mod checkout;
 mod invoice;
+mod local_row;
 pub mod ordering;
-mod parked;
-mod place;
-mod shortcut;
+pub mod projection;
 mod subscription;
-mod tie;
+mod tie_break;
+pub mod work;
 
-use diesel::QueryResult;
+use futures_util::future::{BoxFuture, FutureExt};
 use thiserror::Error;
 use uuid::Uuid;
 
+pub use account::{link_customer, move_misplaced};
 pub use answers::{Answers, Question};
-pub use parked::{Waiting, wake};
-pub use place::link_customer;
-pub use shortcut::Shortcut;
-pub use subscription::columns_of;
+pub use work::{Recording, Submission, Work, WriteError};
 
-use crate::db::{Conn, accounts, locks};
-use crate::stripe::{Checkout, Event, Invoice, PricePlans, SubscriptionError};
+use crate::db::Conn;
+use crate::db::parked::Awaited;
+use crate::stripe::trust::{ConnectTrust, Mode};
+use crate::stripe::{Checkout, Event, Kind, PricePlans, SubscriptionError};
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +37,7 @@ pub enum Outcome {
     Applied,
     /// A newer state was already there; nothing changed.
     Stale,
-    /// A type that no handler wants.
+    /// A type that no handler wants, or an event that may not act.
     Ignored,
     /// The customer is linked to no account yet, or the invoice's subscription has no row yet.
     Parked,
@@ -69,21 +74,28 @@ pub enum Note {
         /// What it names.
         names: Uuid,
     },
-    /// A parked event could be placed, but failed. It stays parked.
-    WokenFailed {
-        /// The parked event.
+    /// The event's `cus_…` and `acct_…` are linked to different accounts. The `cus_…` counts.
+    CustomerConflict {
+        /// The event.
         event_id: String,
-        /// Why.
-        error: String,
+        /// The account of the `cus_…`.
+        account_of_customer: Uuid,
+        /// The account of the `acct_…`.
+        account_of_customer_account: Uuid,
     },
-    /// A parked event was applied.
-    Woken {
-        /// The event that was parked.
+    /// The event is of the other mode than `STRIPE_MODE`, and was ignored.
+    OtherMode {
+        /// The event.
         event_id: String,
-        /// Its type.
-        event_type: String,
-        /// What became of it.
-        outcome: Outcome,
+        /// Whether it is about real money.
+        livemode: bool,
+    },
+    /// The event of a connected account names an account of ours, which does not count (`TRUST_CONNECT_METADATA`).
+    UntrustedName {
+        /// The event.
+        event_id: String,
+        /// The connected account.
+        connect_account: String,
     },
 }
 
@@ -96,14 +108,26 @@ pub struct Handled {
     pub account_id: Option<Uuid>,
     /// What to tell once it is committed.
     pub notes: Vec<Note>,
+    /// What parked events may have waited for, and is there once this is committed.
+    pub releases: Vec<Awaited>,
 }
 
-/// Why an event could not be handled. The transaction is rolled back.
+impl Handled {
+    /// An outcome that concerns an account.
+    pub fn new(outcome: Outcome, account_id: Option<Uuid>) -> Self {
+        Self { outcome, account_id, notes: Vec::new(), releases: Vec::new() }
+    }
+}
+
+/// Why an event was not handled. Nothing of it may then be written.
 #[derive(Debug, Error)]
 pub enum HandlerError {
     /// A statement failed.
     #[error("a statement failed")]
     Database(#[from] diesel::result::Error),
+    /// More is needed than was loaded. Not a failure: run the event in a transaction of its own.
+    #[error("the event needs a transaction of its own")]
+    GoesAlone,
     /// Only Stripe knows. Not a failure: ask, and run the transaction again.
     #[error("Stripe has to be asked")]
     NeedsStripe(Question),
@@ -118,55 +142,69 @@ pub enum HandlerError {
     Gone(&'static str),
 }
 
+/// Which events act, and how: the part of the configuration that handlers know.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Which price is which plan.
+    pub plans: PricePlans,
+    /// Which events act.
+    pub mode: Mode,
+    /// The connected accounts whose metadata may name an account of ours.
+    pub trust: ConnectTrust,
+    /// The statuses that entitle an account, the best first.
+    pub entitled_statuses: Vec<String>,
+}
+
+/// What shares the transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Several events may. A handler decides on what was loaded, and makes no query.
+    Batch,
+    /// One event alone.
+    Alone,
+}
+
 /// What handlers know beside the event and the rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// Which price is which plan.
-    pub plans: &'a PricePlans,
+    /// The configuration.
+    pub policy: &'a Policy,
     /// What Stripe has been asked so far.
     pub answers: &'a Answers,
+    /// What shares the transaction.
+    pub scope: Scope,
 }
 
-/// What an event is about, for the handlers that want it.
-enum Concern<'a> {
-    Subscription,
-    Checkout(Checkout<'a>),
-    Invoice(Invoice<'a>),
-}
+impl Context<'_> {
+    /// Goes on only where more may be read than was loaded.
+    pub(crate) fn needs_own_transaction(&self) -> Result<(), HandlerError> {
+        match self.scope {
+            Scope::Batch => Err(HandlerError::GoesAlone),
+            Scope::Alone => Ok(()),
+        }
+    }
 
-impl<'a> Concern<'a> {
-    /// `None` where no handler wants the event.
-    fn of(event: &'a Event) -> Option<Self> {
-        if event.kind.shows_a_subscription() {
-            return Some(Self::Subscription);
-        }
-        if let Some(invoice) = Invoice::read(event) {
-            return event.subscription_id.is_some().then_some(Self::Invoice(invoice));
-        }
-        (event.kind == crate::stripe::Kind::Checkout)
-            .then(|| Checkout::read(event.object()))
-            .flatten()
-            .map(Self::Checkout)
+    /// The accounts of ours that the object names, as far as the names count.
+    pub(crate) fn trusted_names<'a>(&self, event: &'a Event) -> &'a [Uuid] {
+        let is_trusted =
+            event.connect_account.as_ref().is_none_or(|connect_account| self.policy.trust.trusts(connect_account));
+        if is_trusted { &event.named_account_ids } else { &[] }
     }
 }
 
 /// Something that handles events. There is one, [`Handlers`]; a test may have others.
-pub trait Handle: Sync {
-    /// What may spare [`Handle::handle`]. The service takes it first.
-    fn shortcut(&self, _: &PricePlans, _: &Event) -> Option<Shortcut> {
-        None
-    }
-
-    /// Handles an event whose idempotency row was inserted in this transaction.
+pub trait Handle: Send + Sync {
+    /// Handles an event.
     ///
     /// # Errors
-    /// [`HandlerError`]; the transaction is then rolled back.
-    fn handle(
-        &self,
-        conn: &mut Conn,
-        ctx: Context<'_>,
-        event: &Event,
-    ) -> impl Future<Output = Result<Handled, HandlerError>> + Send;
+    /// [`HandlerError`]; nothing of the event may then be written.
+    fn handle<'a>(
+        &'a self,
+        conn: &'a mut Conn,
+        work: &'a mut Work,
+        ctx: Context<'a>,
+        event: &'a Event,
+    ) -> BoxFuture<'a, Result<Handled, HandlerError>>;
 }
 
 /// The handlers of every type that is handled.
@@ -174,101 +212,59 @@ pub trait Handle: Sync {
 pub struct Handlers;
 
 impl Handle for Handlers {
-    fn shortcut(&self, plans: &PricePlans, event: &Event) -> Option<Shortcut> {
-        Shortcut::of(event, Concern::of(event).as_ref(), plans)
-    }
-
-    async fn handle(&self, conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
-        dispatch(conn, ctx, event).await
+    fn handle<'a>(
+        &'a self,
+        conn: &'a mut Conn,
+        work: &'a mut Work,
+        ctx: Context<'a>,
+        event: &'a Event,
+    ) -> BoxFuture<'a, Result<Handled, HandlerError>> {
+        dispatch(conn, work, ctx, event).boxed()
     }
 }
 
-async fn dispatch(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
-    let Some(concern) = Concern::of(event) else {
-        return ignore(conn, ctx, event).await;
+/// The subscription whose row is locked before the event is handled.
+fn locked_subscription(event: &Event) -> Option<&str> {
+    event.subscription_id.as_deref().filter(|_| event.kind != Kind::Other)
+}
+
+async fn dispatch(
+    conn: &mut Conn,
+    work: &mut Work,
+    ctx: Context<'_>,
+    event: &Event,
+) -> Result<Handled, HandlerError> {
+    let facts = work.facts(event)?;
+    if !ctx.policy.mode.allows(event.livemode) {
+        let mut handled = Handled::new(Outcome::Ignored, facts.account());
+        handled.notes.push(Note::OtherMode { event_id: event.id.clone(), livemode: event.livemode });
+        return Ok(handled);
+    }
+    let has_new_links = facts.has_new_links;
+    let mut handled = match event.kind {
+        Kind::SubscriptionCreated | Kind::SubscriptionChanged | Kind::SubscriptionDeleted => {
+            subscription::apply(conn, work, ctx, event).await?
+        }
+        Kind::Checkout => match Checkout::read(event.object()) {
+            Some(checkout) => checkout::apply(conn, work, ctx, event, &checkout).await?,
+            None => Handled::new(Outcome::Ignored, facts.account_of_row.or(facts.linked_account())),
+        },
+        Kind::Invoice(_) if event.subscription_id.is_some() => invoice::apply(work, event)?,
+        Kind::Invoice(_) | Kind::Other => {
+            Handled::new(Outcome::Ignored, facts.account_of_row.or(facts.linked_account()))
+        }
     };
-    hold_names(conn, event).await?;
-    let mut notes = Vec::new();
-    let place = look_up(conn, event).await?;
-    let mut account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
-    // The application may have linked the customer by SQL since these were parked; they come first, in their order.
-    let mut waiting = Waiting::of(event);
-    if place.has_waiting && (account_id.is_some() || is_named_by_waiting(conn, event).await?) {
-        wake(conn, ctx, &mut waiting, &mut notes).await?;
-        if account_id.is_none() {
-            let place = look_up(conn, event).await?;
-            account_id = place::settle(conn, event, &concern, &place, &mut notes).await?;
-        }
+    if let Some(account_id) = handled.account_id.filter(|_| has_new_links) {
+        handled.releases.push(Awaited::Account(account_id));
     }
-    let outcome = act(conn, ctx, event, &concern, account_id, &mut notes).await?;
-    if outcome == Outcome::Applied && place.has_waiting {
-        wake(conn, ctx, &mut waiting, &mut notes).await?;
-    }
-    Ok(Handled { outcome, account_id: account_id.filter(|_| outcome != Outcome::Parked), notes })
-}
-
-/// Changes nothing for an event that no handler wants. But the application may have linked its customer by SQL, and
-/// this be the first that is heard of the customer since.
-async fn ignore(conn: &mut Conn, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
-    let mut handled = Handled { outcome: Outcome::Ignored, account_id: None, notes: Vec::new() };
-    if event.customer_id.is_some() || event.subscription_id.is_some() {
-        let place = look_up(conn, event).await?;
-        handled.account_id = place.by_subscription.or(place.by_customer);
-        if place.has_waiting && handled.account_id.is_some() {
-            wake(conn, ctx, &mut Waiting::of(event), &mut handled.notes).await?;
-        }
+    if let Some(note) = untrusted_name(ctx, event) {
+        handled.notes.push(note);
     }
     Ok(handled)
 }
 
-/// Changes the rows that the event concerns, in an account that is settled.
-async fn act(
-    conn: &mut Conn,
-    ctx: Context<'_>,
-    event: &Event,
-    concern: &Concern<'_>,
-    account_id: Option<Uuid>,
-    notes: &mut Vec<Note>,
-) -> Result<Outcome, HandlerError> {
-    let Some(account_id) = account_id else {
-        return Ok(Outcome::Parked);
-    };
-    match concern {
-        Concern::Subscription => subscription::apply(conn, ctx, event, account_id, notes).await,
-        Concern::Checkout(checkout) => checkout::apply(conn, ctx, event, checkout, account_id, notes).await,
-        Concern::Invoice(invoice) => invoice::apply(conn, event, invoice).await,
-    }
-}
-
-async fn look_up(conn: &mut Conn, event: &Event) -> QueryResult<accounts::Place> {
-    accounts::place(conn, event.subscription_id.as_deref(), event.customer_id.as_deref(), &event.named_account_ids)
-        .await
-}
-
-async fn is_named_by_waiting(conn: &mut Conn, event: &Event) -> QueryResult<bool> {
-    accounts::is_named_by_waiting(conn, event.subscription_id.as_deref(), event.customer_id.as_deref()).await
-}
-
-/// Locks everything that the event names, rows or not: two first events of one subscription, or an event and the
-/// link that it needs, would otherwise each miss the other's uncommitted work.
-async fn hold_names(conn: &mut Conn, event: &Event) -> QueryResult<()> {
-    let mut names = owner_locks(event.customer_id.as_deref(), event.subscription_id.as_deref());
-    names.extend(event.named_account_ids.iter().copied().map(account_lock));
-    locks::hold(conn, &names).await
-}
-
-/// The names to lock before anything of a customer or of a subscription is looked up.
-fn owner_locks(customer_id: Option<&str>, subscription_id: Option<&str>) -> Vec<String> {
-    let subscription = subscription_id.map(|id| format!("subscription {id}"));
-    customer_id.map(customer_lock).into_iter().chain(subscription).collect()
-}
-
-/// The name to lock before a customer is linked.
-pub fn customer_lock(customer_id: &str) -> String {
-    format!("customer {customer_id}")
-}
-
-/// The name to lock before an account is created.
-pub fn account_lock(account_id: Uuid) -> String {
-    format!("account {account_id}")
+fn untrusted_name(ctx: Context<'_>, event: &Event) -> Option<Note> {
+    let is_ignored = !event.named_account_ids.is_empty() && ctx.trusted_names(event).is_empty();
+    let connect_account = event.connect_account.clone().filter(|_| is_ignored)?;
+    Some(Note::UntrustedName { event_id: event.id.clone(), connect_account })
 }

@@ -61,28 +61,47 @@ pub struct Peer<'a> {
 pub struct Verdict {
     /// Index of the peer whose state is the newest.
     pub newest: usize,
-    /// Whether newcomer and stored could be told apart.
+    /// Whether every other peer is known to come before it.
     pub is_decided: bool,
 }
 
 /// Picks the newest of the events of one second by their `previous_attributes`.
 ///
-/// An event follows another if its previous values are the other's state. Where that holds both ways (two changes
-/// that undo each other) or neither way, a chain over further peers decides (`a` before `b`, `b` before `c`); without
-/// one, the newcomer wins undecided.
+/// An event follows another if its previous values are the other's state, directly or over a chain of further events
+/// (`a` before `b`, `b` before `c`). Two changes that undo each other follow each other both ways, which tells nothing. An
+/// event with previous values follows one without any. Of several events that nothing follows the newcomer wins,
+/// undecided, or what is stored if something follows the newcomer.
 ///
-/// `stored` and `newcomer` are indices into `peers`; `stored` is `None` where the stored state's event is not known.
+/// `stored` and `newcomer` are indices into `peers`; `stored` is `None` if the stored state's event is not known.
 pub fn newest_of(peers: &[Peer<'_>], stored: Option<usize>, newcomer: usize) -> Verdict {
     let before = precedence(peers);
-    let precedes = |a: usize, b: usize| before[a][b] && !before[b][a];
-    let is_decided = stored.is_some_and(|stored| precedes(stored, newcomer) || precedes(newcomer, stored));
-    let winner = stored.filter(|&stored| precedes(newcomer, stored)).unwrap_or(newcomer);
-    // A peer that came earlier may be newer than both: it lost an undecided tie that a third event now decides.
-    let is_last = |&peer: &usize| precedes(winner, peer) && !(0..peers.len()).any(|other| precedes(peer, other));
-    let mut last = (0..peers.len()).filter(is_last);
-    match (last.next(), last.next()) {
-        (Some(newest), None) => Verdict { newest, is_decided },
-        _ => Verdict { newest: winner, is_decided },
+    let precedes = |a: usize, b: usize| {
+        let by_chain = before[a][b] && !before[b][a];
+        by_chain || (!peers[a].has_previous() && peers[b].has_previous())
+    };
+    let is_last = |&peer: &usize| !(0..peers.len()).any(|other| precedes(peer, other));
+    let last: Vec<usize> = (0..peers.len()).filter(is_last).collect();
+    if let [newest] = last[..] {
+        return Verdict { newest, is_decided: true };
+    }
+    let candidates = [Some(newcomer), stored];
+    let winner = candidates.into_iter().flatten().find(|candidate| last.contains(candidate));
+    // Something follows both of them: the one of these with the greatest index, which is the same for all orders.
+    Verdict { newest: winner.or(last.last().copied()).unwrap_or(newcomer), is_decided: false }
+}
+
+impl Peer<'_> {
+    /// Whether the event says what it changed. An empty object says nothing, on whatever level it stands.
+    fn has_previous(&self) -> bool {
+        self.previous.is_some_and(says_something)
+    }
+}
+
+/// Whether a value is, or holds, more than empty objects.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.values().any(says_something),
+        _ => true,
     }
 }
 
@@ -100,9 +119,9 @@ fn precedence(peers: &[Peer<'_>]) -> Vec<Vec<bool>> {
     before
 }
 
-/// Whether `previous` has at least one value and all of its values are those of `object`.
+/// Whether `previous` says something and all of its values are those of `object`.
 fn is_state(previous: &Value, object: &Value) -> bool {
-    previous.as_object().is_some_and(|values| !values.is_empty()) && is_part(previous, object)
+    previous.is_object() && says_something(previous) && is_part(previous, object)
 }
 
 /// Whether `object` has the values of `part`. Stripe names changed members of an object alone, but lists whole; what
@@ -220,6 +239,31 @@ mod tests {
         assert_eq!(newest_of(&peers, Some(0), 1), Verdict { newest: 1, is_decided: false });
         assert_eq!(newest_of(&peers, Some(1), 0), Verdict { newest: 0, is_decided: false });
         assert_eq!(newest_of(&peers, None, 0), Verdict { newest: 0, is_decided: false });
+    }
+
+    #[test]
+    fn an_event_with_previous_values_follows_one_without_any_in_every_order() {
+        let (ends, pro) = (json!({"status": "trialing"}), json!({"status": "active", "plan": "pro"}));
+        // Its previous values are not the other's state, because a third event came in between.
+        let previous = json!({"plan": "team"});
+        let peers = [
+            Peer { object: &ends, previous: None },
+            Peer { object: &pro, previous: Some(&previous) },
+        ];
+        for (stored, newcomer) in [(0, 1), (1, 0)] {
+            assert_eq!(newest_of(&peers, Some(stored), newcomer), Verdict { newest: 1, is_decided: true });
+        }
+    }
+
+    #[test]
+    fn an_empty_object_says_nothing_on_any_level() {
+        let (a, b) = (json!({"status": "active", "metadata": {}}), json!({"status": "paused", "metadata": {}}));
+        let (empty, status) = (json!({"metadata": {}}), json!({"status": "active"}));
+        let peers = [Peer { object: &a, previous: Some(&empty) }, Peer { object: &b, previous: Some(&status) }];
+        for (stored, newcomer) in [(0, 1), (1, 0)] {
+            assert_eq!(newest_of(&peers, Some(stored), newcomer), Verdict { newest: 1, is_decided: true });
+        }
+        assert!(!is_state(&empty, &a));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! A state of a subscription: projected onto its row if it is newer than what the row shows.
 
-use diesel::QueryResult;
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Context, HandlerError, Note, Outcome, Question, tie};
-use crate::db::subscriptions::{self, AsOf, Row, State};
+use super::account::Place;
+use super::projection::{Origin, columns_of};
+use super::{Context, Handled, HandlerError, Outcome, Question, Work, local_row, tie_break};
+use crate::db::parked::Awaited;
+use crate::db::subscriptions::{AsOf, LatestInvoice, Row, State};
 use crate::db::{Conn, accounts};
 use crate::handlers::ordering::{self, Order, Version};
 use crate::stripe::{Event, Kind, PricePlans, Subscription};
@@ -13,13 +14,21 @@ use crate::stripe::{Event, Kind, PricePlans, Subscription};
 /// Applies an event that shows a subscription.
 pub(super) async fn apply(
     conn: &mut Conn,
+    work: &mut Work,
     ctx: Context<'_>,
     event: &Event,
-    account_id: Uuid,
-    notes: &mut Vec<Note>,
-) -> Result<Outcome, HandlerError> {
-    let shown = shown_by(event, ctx.plans)?;
-    store(conn, ctx, event, account_id, &shown, None, notes).await
+) -> Result<Handled, HandlerError> {
+    event.created.ok_or(HandlerError::NoCreated)?;
+    let shown = shown_by(event, &ctx.policy.plans)?;
+    let mut notes = Vec::new();
+    let Some(place) = Place::of(conn, work, ctx, event, &mut notes).await? else {
+        // Another transaction may link the customer before this one commits, and look for parked events too early.
+        let releases = event.customer_id.iter().map(|customer| Awaited::Customer(customer.clone())).collect();
+        return Ok(Handled { notes, releases, ..Handled::new(Outcome::Parked, None) });
+    };
+    let mut handled = Handled { notes, ..Handled::new(Outcome::Applied, Some(place.account_id)) };
+    handled.outcome = store(conn, work, ctx, event, place, &shown, None, &mut handled).await?;
+    Ok(handled)
 }
 
 /// The state that an event shows.
@@ -29,35 +38,52 @@ pub(super) fn shown_by(event: &Event, plans: &PricePlans) -> Result<Subscription
 }
 
 /// Stores a state that counts as of `event`, if it is newer than the row's. `fetched` is the question to which the
-/// state is the answer, where it is not the event's own.
+/// state is the answer, if it is not the event's own.
+#[allow(clippy::too_many_arguments, reason = "the transaction, the event, and what was found for it")]
 pub(super) async fn store(
     conn: &mut Conn,
+    work: &mut Work,
     ctx: Context<'_>,
     event: &Event,
-    account_id: Uuid,
+    place: Place,
     shown: &Subscription,
     fetched: Option<Question>,
-    notes: &mut Vec<Note>,
+    handled: &mut Handled,
 ) -> Result<Outcome, HandlerError> {
     let newcomer = newcomer(event, shown)?;
-    let Some(row) = subscriptions::lock(conn, &shown.id).await? else {
-        create(conn, account_id, shown, &as_of(event)).await?;
-        return Ok(Outcome::Applied);
-    };
-    let order = version(&row).map_or(Order::Newer, |stored| ordering::compare(stored, newcomer));
-    match order {
-        Order::Older => Ok(Outcome::Stale),
-        Order::Tie => tie::settle(conn, ctx, event, &row, shown, fetched, notes).await,
-        Order::Newer => {
-            let state = state(conn, row.account_id, shown).await?;
-            subscriptions::set_state(conn, row.id, &state, &as_of(event)).await?;
-            Ok(Outcome::Applied)
-        }
+    let row = work.row(&shown.id).cloned();
+    let takes_local_row =
+        local_row::is_wanted(ctx, shown, row.as_ref().is_some_and(|row| row.took_local_row), work.facts(event)?.local_row_since);
+    if takes_local_row {
+        ctx.needs_own_transaction()?;
     }
+    let outcome = match row {
+        None => {
+            create(conn, work, ctx, event, place, shown).await?;
+            handled.releases.push(Awaited::Subscription(shown.id.clone()));
+            Outcome::Applied
+        }
+        Some(row) => match version(&row).map_or(Order::Newer, |stored| ordering::compare(stored, newcomer)) {
+            Order::Older => Outcome::Stale,
+            Order::Tie => {
+                ctx.needs_own_transaction()?;
+                tie_break::settle(conn, work, ctx, event, &row, shown, fetched, &mut handled.notes).await?
+            }
+            Order::Newer => {
+                let state = state(conn, work, ctx, event, row.account_id, shown).await?;
+                work.put(Row { state, as_of: as_of(event), updated_at: work.facts(event)?.now, ..row }, Some(&event.id));
+                Outcome::Applied
+            }
+        },
+    };
+    if takes_local_row {
+        local_row::take_over(conn, work, ctx, event, place, shown).await?;
+    }
+    Ok(outcome)
 }
 
 /// What orders a state that counts as of `event`.
-pub(super) fn newcomer(event: &Event, shown: &Subscription) -> Result<Version, HandlerError> {
+fn newcomer(event: &Event, shown: &Subscription) -> Result<Version, HandlerError> {
     Ok(Version {
         created: event.created.ok_or(HandlerError::NoCreated)?,
         is_final: Subscription::is_final(&shown.status),
@@ -65,59 +91,51 @@ pub(super) fn newcomer(event: &Event, shown: &Subscription) -> Result<Version, H
     })
 }
 
-/// The first row of a subscription: the account's local row, which it takes over, or a new one.
-async fn create(conn: &mut Conn, account_id: Uuid, shown: &Subscription, as_of: &AsOf) -> Result<(), HandlerError> {
-    // Two first events of two subscriptions must not take over the same local row.
-    let account = accounts::lock(conn, account_id).await?.ok_or(HandlerError::Gone("the account"))?;
-    let Some(local) = subscriptions::lock_local(conn, account_id).await? else {
-        let state = columns(shown, account.local_plan);
-        subscriptions::insert(conn, account_id, &shown.id, &state, as_of).await?;
-        return Ok(());
+/// The first row of a subscription.
+async fn create(
+    conn: &mut Conn,
+    work: &mut Work,
+    ctx: Context<'_>,
+    event: &Event,
+    place: Place,
+    shown: &Subscription,
+) -> Result<(), HandlerError> {
+    let state = state(conn, work, ctx, event, place.account_id, shown).await?;
+    let now = work.facts(event)?.now;
+    let row = Row {
+        id: Uuid::new_v4(),
+        account_id: place.account_id,
+        stripe_subscription_id: Some(shown.id.clone()),
+        state,
+        as_of: as_of(event),
+        latest_invoice: LatestInvoice::default(),
+        ends_at: None,
+        placed_by_metadata: place.is_by_name,
+        took_local_row: false,
+        created_at: now,
+        updated_at: now,
     };
-    if let Some(plan) = &local.state.plan {
-        accounts::set_local_plan(conn, account_id, plan).await?;
-    }
-    let state = columns(shown, local.state.plan.or(account.local_plan));
-    subscriptions::take_over(conn, local.id, &shown.id, &state, as_of).await?;
+    work.put(row, Some(&event.id));
     Ok(())
 }
 
-/// The columns that show `shown`. The account is asked for its plan only where the price names none.
-pub(super) async fn state(conn: &mut Conn, account_id: Uuid, shown: &Subscription) -> QueryResult<State> {
-    let local_plan = match shown.named_plan {
-        Some(_) => None,
-        None => accounts::find(conn, account_id).await?.and_then(|account| account.local_plan),
-    };
-    Ok(columns(shown, local_plan))
-}
-
-/// The columns that show a subscription object of Stripe's on a row of this account.
-pub async fn columns_of(
+/// The columns that show `shown` on a row of this account.
+pub(super) async fn state(
     conn: &mut Conn,
-    plans: &PricePlans,
+    work: &Work,
+    ctx: Context<'_>,
+    event: &Event,
     account_id: Uuid,
-    object: &Value,
+    shown: &Subscription,
 ) -> Result<State, HandlerError> {
-    let shown = Subscription::project(&object.into(), plans)?;
-    Ok(state(conn, account_id, &shown).await?)
-}
-
-pub(super) fn columns(shown: &Subscription, local_plan: Option<String>) -> State {
-    State {
-        plan: shown.named_plan.clone().or(local_plan).or_else(|| shown.price_id.clone()),
-        status: shown.status.clone(),
-        stripe_customer_id: shown.customer_id.clone(),
-        stripe_price_id: shown.price_id.clone(),
-        seat_limit: shown.seat_limit,
-        current_period_start: shown.current_period_start,
-        current_period_end: shown.current_period_end,
-        cancel_at_period_end: shown.cancel_at_period_end,
-        cancel_at: shown.cancel_at,
-        canceled_at: shown.canceled_at,
-        ended_at: shown.ended_at,
-        trial_end: shown.trial_end,
-        paused_collection: shown.paused_collection,
-    }
+    let facts = work.facts(event)?;
+    let local_plan = if facts.account() == Some(account_id) {
+        facts.local_plan.clone()
+    } else {
+        ctx.needs_own_transaction()?;
+        accounts::find(conn, account_id).await?.and_then(|account| account.local_plan)
+    };
+    Ok(columns_of(shown, &Origin::of(event), local_plan.as_deref()))
 }
 
 pub(super) fn as_of(event: &Event) -> AsOf {
@@ -125,6 +143,7 @@ pub(super) fn as_of(event: &Event) -> AsOf {
         last_event_id: Some(event.id.clone()),
         last_event_type: Some(event.event_type.clone()),
         last_event_created: event.created,
+        projected_event_id: Some(event.id.clone()),
     }
 }
 

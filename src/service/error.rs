@@ -1,9 +1,18 @@
-//! How the service fails: either the event's own fault, or that of something out of reach.
+//! How an attempt fails, and what follows from it: the one place where failures are classified.
 
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use thiserror::Error;
 use tokio::task::JoinError;
 
-use super::transaction::AttemptError;
+use crate::db::pool::PoolGetError;
+use crate::db::sqlstate::ServerError;
+use crate::handlers::HandlerError;
+use crate::handlers::work::is_violation_of;
+use crate::metrics::FailureReason;
+use crate::stripe::api::ApiError;
+
+/// The constraint that two first events of one subscription violate if they are applied at the same time.
+const ONE_ROW: &str = "subscriptions_stripe_subscription_id_key";
 
 /// Nothing was committed, or nothing is known of it: an answer may be lost, or come too late. Both are worth a retry,
 /// which is a duplicate then.
@@ -24,26 +33,171 @@ impl ServiceError {
             Self::Unavailable(error) | Self::Failed(error) => format!("{error:#}"),
         }
     }
-
-    /// Whether the work did not fail but die: it panicked.
-    pub(super) fn is_of_the_task(&self) -> bool {
-        let (Self::Unavailable(error) | Self::Failed(error)) = self;
-        error.is::<JoinError>()
-    }
 }
 
 impl From<AttemptError> for ServiceError {
     fn from(error: AttemptError) -> Self {
-        if error.is_unavailability() {
-            Self::Unavailable(anyhow::Error::from(error))
-        } else {
-            Self::Failed(anyhow::Error::from(error))
+        match error.class() {
+            Class::Event => Self::Failed(anyhow::Error::from(error)),
+            _ => Self::Unavailable(anyhow::Error::from(error)),
         }
     }
 }
 
-impl From<diesel::result::Error> for ServiceError {
-    fn from(error: diesel::result::Error) -> Self {
+impl From<DieselError> for ServiceError {
+    fn from(error: DieselError) -> Self {
         AttemptError::from(error).into()
+    }
+}
+
+impl From<JoinError> for ServiceError {
+    fn from(error: JoinError) -> Self {
+        Self::Failed(anyhow::Error::new(error).context("the task panicked"))
+    }
+}
+
+/// Why an attempt failed. Nothing of it was committed, unless the answer to the commit was lost or too late.
+#[derive(Debug, Error)]
+pub(super) enum AttemptError {
+    #[error("no connection to the database")]
+    Pool(#[source] PoolGetError),
+    #[error("timed out waiting for earlier events")]
+    Queue,
+    #[error("the database did not answer in time")]
+    TimedOut,
+    #[error("the task that applied the event panicked")]
+    Panicked,
+    #[error("the server reported {}: {}", server.state.as_str(), server.message)]
+    Server {
+        server: ServerError,
+        #[source]
+        source: DieselError,
+    },
+    /// The database refused the idempotency row, but the event has none.
+    #[error("the idempotency row was refused as a duplicate, but there is none")]
+    FalseDuplicate,
+    #[error("the connection to the database was lost")]
+    ConnectionLost(#[source] DieselError),
+    #[error("cannot ask Stripe for {subscription_id}")]
+    Stripe {
+        subscription_id: String,
+        #[source]
+        source: ApiError,
+    },
+    #[error("Stripe's answer was overtaken by further events each time it was asked")]
+    TooManyQuestions,
+    #[error(transparent)]
+    Handler(HandlerError),
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Another transaction was in the way: run again, this one may succeed.
+    Conflict,
+    /// The connection is closed, or its session can only read: run again over another one.
+    Connection,
+    /// The database has no space left.
+    DiskFull,
+    /// A time limit was reached.
+    Timeout,
+    /// The database or Stripe is out of reach, or too busy.
+    Unavailable,
+    /// The event's own failure.
+    Event,
+}
+
+impl From<DieselError> for AttemptError {
+    fn from(error: DieselError) -> Self {
+        Self::of(error, None)
+    }
+}
+
+impl AttemptError {
+    /// A failed statement. `server` is what the server reported, if it reported anything.
+    pub(super) fn of(error: DieselError, server: Option<ServerError>) -> Self {
+        match (error, server) {
+            (source, Some(server)) => Self::Server { server, source },
+            (source @ DieselError::DatabaseError(kind, _), None)
+                if matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand) =>
+            {
+                Self::ConnectionLost(source)
+            }
+            (source, None) => Self::Handler(HandlerError::Database(source)),
+        }
+    }
+
+    /// What follows from it.
+    pub(super) fn class(&self) -> Class {
+        match self {
+            Self::Server { source, .. } if is_violation_of(source, ONE_ROW) => Class::Conflict,
+            Self::Server { server, .. } => class_of(server.state.as_str()),
+            Self::ConnectionLost(_) => Class::Connection,
+            Self::TimedOut | Self::Queue => Class::Timeout,
+            Self::Pool(_) | Self::Stripe { .. } | Self::TooManyQuestions => Class::Unavailable,
+            Self::Handler(_) | Self::Panicked | Self::FalseDuplicate => Class::Event,
+        }
+    }
+
+    /// Where an admin has to look.
+    pub(super) fn reason(&self) -> FailureReason {
+        match (self, self.class()) {
+            (Self::Stripe { .. } | Self::TooManyQuestions | Self::Handler(HandlerError::NeedsStripe(_)), _) => {
+                FailureReason::Stripe
+            }
+            (_, Class::Timeout) => FailureReason::Timeout,
+            (_, Class::Event) => FailureReason::Handler,
+            _ => FailureReason::Database,
+        }
+    }
+
+    /// Whether the attempt ended before anything was tried.
+    pub(super) fn is_before_begin(&self) -> bool {
+        matches!(self, Self::Pool(_) | Self::Queue)
+    }
+}
+
+/// What follows from an error with this SQLSTATE. No message is read: servers speak many languages.
+/// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn class_of(sqlstate: &str) -> Class {
+    match (sqlstate, sqlstate.get(..2).unwrap_or_default()) {
+        // serialization_failure, deadlock_detected
+        ("40001" | "40P01", _) => Class::Conflict,
+        // read_only_sql_transaction: a standby, or a session that began on one.
+        ("25006", _) => Class::Connection,
+        // admin_shutdown, crash_shutdown, cannot_connect_now, database_dropped, idle_session_timeout,
+        // idle_in_transaction_session_timeout
+        ("57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03", _) | (_, "08") => Class::Connection,
+        ("53100", _) => Class::DiskFull,
+        // lock_not_available, query_canceled (a time limit of the session as a rule)
+        ("55P03" | "57014", _) => Class::Timeout,
+        (_, "40" | "53") => Class::Unavailable,
+        _ => Class::Event,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_classified_by_its_sqlstate() {
+        for (state, class) in [
+            ("40001", Class::Conflict),
+            ("40P01", Class::Conflict),
+            ("40003", Class::Unavailable),
+            ("08006", Class::Connection),
+            ("25006", Class::Connection),
+            ("57P01", Class::Connection),
+            ("53100", Class::DiskFull),
+            ("53300", Class::Unavailable),
+            ("55P03", Class::Timeout),
+            ("57014", Class::Timeout),
+            ("23505", Class::Event),
+            ("P0001", Class::Event),
+            ("42P01", Class::Event),
+        ] {
+            assert_eq!(class_of(state), class, "{state}");
+        }
     }
 }

@@ -4,17 +4,19 @@ use diesel::QueryResult;
 use serde_json::Value;
 
 use super::subscription::{as_of, shown_by, state};
-use super::{Context, HandlerError, Note, Outcome, Question};
-use crate::db::subscriptions::{self, Row, State};
+use super::{Context, HandlerError, Note, Outcome, Question, Work};
+use crate::db::subscriptions::{Row, State};
 use crate::db::{Conn, events};
 use crate::handlers::ordering::{self, Peer};
 use crate::stripe::signature::Verified;
 use crate::stripe::{Event, IMPORTED, Kind, Subscription};
 
 /// Settles a tie between the row and a state that counts as of `event`. `fetched` is the question to which the state
-/// is the answer, where it is not the event's own.
+/// is the answer, if it is not the event's own.
+#[allow(clippy::too_many_arguments, reason = "the transaction, the event, and what was found for it")]
 pub(super) async fn settle(
     conn: &mut Conn,
+    work: &mut Work,
     ctx: Context<'_>,
     event: &Event,
     row: &Row,
@@ -25,15 +27,30 @@ pub(super) async fn settle(
     if was_imported_after(conn, row, event).await? {
         return Ok(Outcome::Stale);
     }
-    let Some(question) = fetched else {
-        return decide(conn, ctx, event, row, shown, notes).await;
+    let known = events_of_second(conn, event, &shown.id).await?;
+    let question = Question {
+        event_id: event.id.clone(),
+        subscription_id: shown.id.clone(),
+        connect_account: event.connect_account.clone(),
+        known_events: known_ids(&known, event, Some(row)),
     };
-    // Fetched while the row showed what it shows now, so at least as new.
-    ctx.answers.exact(question)?;
-    let known = of_its_second(conn, event, &shown.id).await?;
-    let state = state(conn, row.account_id, shown).await?;
-    write(conn, ctx, row, shown, &state, event, &known).await?;
-    Ok(Outcome::Applied)
+    // An answer that is behind what is final already, or about another subscription, tells nothing.
+    let is_usable = |now: &Subscription| {
+        now.id == shown.id && (Subscription::is_final(&now.status) || !Subscription::is_final(&row.state.status))
+    };
+    let now = match ctx.answers.exact(question)? {
+        Some(object) => Some(Subscription::project(&object.into(), &ctx.policy.plans)?).filter(is_usable),
+        None => None,
+    };
+    match now {
+        Some(now) => {
+            let state = state(conn, work, ctx, event, row.account_id, &now).await?;
+            let is_news = fetched.is_some() || now == *shown || state != row.state;
+            write(work, ctx, row, &now, state, event, &known)?;
+            Ok(if is_news { Outcome::Applied } else { Outcome::Stale })
+        }
+        None => compare_previous_values(conn, work, ctx, event, row, &known, notes).await,
+    }
 }
 
 /// Whether the row shows an imported state that Stripe gave after it had listed this event.
@@ -46,43 +63,12 @@ async fn was_imported_after(conn: &mut Conn, row: &Row, event: &Event) -> QueryR
     Ok(import.is_some_and(|import| import.covers(&event.id)))
 }
 
-/// Decides between two states of one second: by what Stripe says now, else by the events' previous values.
-async fn decide(
-    conn: &mut Conn,
-    ctx: Context<'_>,
-    event: &Event,
-    row: &Row,
-    shown: &Subscription,
-    notes: &mut Vec<Note>,
-) -> Result<Outcome, HandlerError> {
-    let question = Question {
-        event_id: event.id.clone(),
-        subscription_id: shown.id.clone(),
-        connect_account: event.connect_account.clone(),
-        seen: row.as_of.last_event_id.clone(),
-    };
-    let now = match ctx.answers.exact(question)? {
-        Some(object) => Some(Subscription::project(&object.into(), ctx.plans)?),
-        None => None,
-    };
-    // An answer that is behind what is final already, or about another subscription, tells nothing.
-    let is_usable = |now: &Subscription| {
-        now.id == shown.id && (Subscription::is_final(&now.status) || !Subscription::is_final(&row.state.status))
-    };
-    let known = of_its_second(conn, event, &shown.id).await?;
-    match now.filter(is_usable) {
-        Some(now) => {
-            let state = state(conn, row.account_id, &now).await?;
-            let is_news = now == *shown || state != row.state;
-            write(conn, ctx, row, &now, &state, event, &known).await?;
-            Ok(if is_news { Outcome::Applied } else { Outcome::Stale })
-        }
-        None => compare_previous_values(conn, ctx, event, row, &known, notes).await,
-    }
-}
-
 /// The events of one second that show the subscription; `event` comes last, if it is one.
-async fn of_its_second(conn: &mut Conn, event: &Event, subscription_id: &str) -> Result<Vec<Event>, HandlerError> {
+pub(super) async fn events_of_second(
+    conn: &mut Conn,
+    event: &Event,
+    subscription_id: &str,
+) -> Result<Vec<Event>, HandlerError> {
     let created = event.created.ok_or(HandlerError::NoCreated)?;
     let mut known = Vec::new();
     for payload in events::of_one_second(conn, subscription_id, created).await? {
@@ -93,22 +79,36 @@ async fn of_its_second(conn: &mut Conn, event: &Event, subscription_id: &str) ->
     Ok(known)
 }
 
+/// What was known when a question came up: the other events of the second, and the event that the row shows.
+pub(super) fn known_ids(known: &[Event], event: &Event, row: Option<&Row>) -> Vec<String> {
+    let others = known.iter().map(|known| &known.id).filter(|id| **id != event.id);
+    let shown = row.and_then(|row| row.as_of.last_event_id.as_ref());
+    let mut ids: Vec<_> = others.chain(shown).cloned().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
 async fn compare_previous_values(
     conn: &mut Conn,
+    work: &mut Work,
     ctx: Context<'_>,
     event: &Event,
     row: &Row,
     known: &[Event],
     notes: &mut Vec<Note>,
 ) -> Result<Outcome, HandlerError> {
+    let Some(newcomer) = known.len().checked_sub(1) else {
+        return Ok(Outcome::Stale);
+    };
     let stored = known.iter().position(|known| Some(&known.id) == row.as_of.last_event_id.as_ref());
     let data: Vec<Value> = known.iter().map(Event::data).collect();
     let peers = data.iter().map(|data| Peer { object: &data["object"], previous: data.get("previous_attributes") });
     let peers: Vec<_> = peers.collect();
-    let verdict = ordering::newest_of(&peers, stored, known.len() - 1);
+    let verdict = ordering::newest_of(&peers, stored, newcomer);
     let newest = &known[verdict.newest];
-    let shown = shown_by(newest, ctx.plans)?;
-    let state = state(conn, row.account_id, &shown).await?;
+    let shown = shown_by(newest, &ctx.policy.plans)?;
+    let state = state(conn, work, ctx, event, row.account_id, &shown).await?;
     let is_shown = state == row.state;
     if Some(verdict.newest) == stored && !is_shown {
         // What the row shows was fetched, and is newer than what its event shows.
@@ -117,32 +117,36 @@ async fn compare_previous_values(
     if !verdict.is_decided && !is_shown {
         notes.push(Note::UndecidedTie { event_id: newest.id.clone(), subscription_id: shown.id.clone() });
     }
-    write(conn, ctx, row, &shown, &state, newest, known).await?;
+    write(work, ctx, row, &shown, state, newest, known)?;
     Ok(if newest.id == event.id { Outcome::Applied } else { Outcome::Stale })
 }
 
-/// Writes what won: `shown`, whose columns are `state`. Of the second's events that show this very state, the one with the greatest id gives its
-/// name to it, so that the row is the same for every order of arrival; `event` does where none shows it (yet).
-async fn write(
-    conn: &mut Conn,
+/// Writes the state that won: `shown`, whose columns are `state`. Of the second's events that show this very state, the
+/// one with the greatest id gives its name to it, so that the row is the same for every order of arrival; `event` does if
+/// none shows it (yet).
+fn write(
+    work: &mut Work,
     ctx: Context<'_>,
     row: &Row,
     shown: &Subscription,
-    state: &State,
+    state: State,
     event: &Event,
     known: &[Event],
-) -> QueryResult<()> {
+) -> Result<(), HandlerError> {
     // Nothing is named after its birth that another event shows, too: that one came later.
     let shows_it = |known: &&Event| {
-        known.kind != Kind::SubscriptionCreated && shown_by(known, ctx.plans).is_ok_and(|other| other == *shown)
+        known.kind != Kind::SubscriptionCreated && shown_by(known, &ctx.policy.plans).is_ok_and(|other| other == *shown)
     };
     let named = known.iter().filter(shows_it).max_by_key(|known| &known.id);
     let keeps_its_name = match named {
         Some(named) => row.as_of.last_event_id.as_ref() == Some(&named.id),
         None => row.as_of.last_event_id.as_ref() > Some(&event.id),
     };
-    if *state != row.state || !keeps_its_name {
-        subscriptions::set_state(conn, row.id, state, &as_of(named.unwrap_or(event))).await?;
+    if state != row.state || !keeps_its_name {
+        let named = named.unwrap_or(event);
+        let now = known.iter().chain([event]).find_map(|event| Some(work.facts(event).ok()?.now));
+        let updated_at = now.unwrap_or(row.updated_at);
+        work.put(Row { state, as_of: as_of(named), updated_at, ..row.clone() }, Some(&event.id));
     }
     Ok(())
 }

@@ -1,0 +1,87 @@
+//! Which account an event belongs to, linking customers to accounts, and moving what a link shows to be misplaced.
+
+use uuid::Uuid;
+
+use super::projection::with_local_plan;
+use super::{Context, HandlerError, Note, Work};
+use crate::db::subscriptions::Row;
+use crate::db::{Conn, accounts, subscriptions};
+use crate::stripe::Event;
+
+/// The account of an event: that of the subscription's row, else the one to which its customer is linked, else the one
+/// that its object names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) account_id: Uuid,
+    /// Whether only the object's metadata says so.
+    pub(super) is_by_name: bool,
+}
+
+impl Place {
+    /// `None`: the event has to wait. A row that was placed by its metadata alone is moved to its customer's account on
+    /// the way.
+    pub(super) async fn of(
+        conn: &mut Conn,
+        work: &mut Work,
+        ctx: Context<'_>,
+        event: &Event,
+        notes: &mut Vec<Note>,
+    ) -> Result<Option<Self>, HandlerError> {
+        let facts = work.facts(event)?;
+        let (linked, named) = (facts.linked_account(), facts.account_by_name);
+        if let (Some(one), Some(other)) = (facts.account_of_customer, facts.account_of_customer_account)
+            && one != other
+        {
+            notes.push(Note::CustomerConflict {
+                event_id: event.id.clone(),
+                account_of_customer: one,
+                account_of_customer_account: other,
+            });
+        }
+        let row = event.subscription_id.as_deref().and_then(|id| work.row(id)).cloned();
+        match (row, linked) {
+            (Some(row), Some(linked)) if row.placed_by_metadata && row.account_id != linked => {
+                ctx.needs_own_transaction()?;
+                move_row(conn, work, row, linked).await?;
+                Ok(Some(Self { account_id: linked, is_by_name: false }))
+            }
+            (Some(row), _) => Ok(Some(Self { account_id: row.account_id, is_by_name: row.placed_by_metadata })),
+            (None, Some(linked)) => Ok(Some(Self { account_id: linked, is_by_name: false })),
+            (None, None) => Ok(named.map(|account_id| Self { account_id, is_by_name: true })),
+        }
+    }
+}
+
+/// Links a customer, which must be linked to no account yet, as the account's first or as a further one.
+///
+/// # Errors
+/// [`HandlerError::Gone`] if there is no such account.
+pub async fn link_customer(conn: &mut Conn, account_id: Uuid, customer: &str) -> Result<(), HandlerError> {
+    let account = accounts::lock(conn, account_id).await?.ok_or(HandlerError::Gone("the account"))?;
+    match account.stripe_customer_id {
+        None => accounts::set_customer(conn, account_id, Some(customer)).await?,
+        Some(_) => accounts::insert_further_customer(conn, account_id, customer).await?,
+    };
+    Ok(())
+}
+
+/// Moves the rows that stand in other accounts by their metadata alone to the account to which their customers are linked.
+///
+/// # Errors
+/// [`HandlerError::Database`]
+pub async fn move_misplaced(conn: &mut Conn, work: &mut Work, account_id: Uuid) -> Result<(), HandlerError> {
+    for row in subscriptions::lock_misplaced(conn, account_id).await? {
+        work.adopt(row.clone());
+        move_row(conn, work, row, account_id).await?;
+    }
+    Ok(())
+}
+
+async fn move_row(conn: &mut Conn, work: &mut Work, mut row: Row, account_id: Uuid) -> Result<(), HandlerError> {
+    let account = accounts::find(conn, account_id).await?.ok_or(HandlerError::Gone("the account"))?;
+    row.account_id = account_id;
+    row.placed_by_metadata = false;
+    row.state = with_local_plan(row.state, account.local_plan.as_deref());
+    work.put(row, None);
+    Ok(())
+}

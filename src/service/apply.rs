@@ -1,0 +1,494 @@
+//! Applies events: the one transaction function, for one event or several. Load, decide, write.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel_async::{AsyncConnection, SimpleAsyncConnection, TransactionManager};
+use futures_util::FutureExt;
+use futures_util::future::join;
+use rand::RngExt;
+
+use super::error::{AttemptError, Class, ServiceError};
+use super::group_commit::Entry;
+use super::{ATTEMPT_LIMIT, Service};
+use crate::db::parked::Awaited;
+use crate::db::pool::Pooled;
+use crate::db::{Conn, events, failures, writes};
+use crate::handlers::{Answers, Context, HandlerError, Note, Outcome, Question, Recording, Scope, Submission, Work, WriteError};
+use crate::stripe::Event;
+
+/// How long recording a failure may take: Stripe waits for the answer.
+const RECORDING_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often a transaction that lost against another is run again.
+const MAX_CONFLICTS: u32 = 6;
+
+/// How often an event may ask Stripe: each further event of the same second that becomes known meanwhile is a reason to.
+const MAX_QUESTIONS: u32 = 20;
+
+/// Begins the transaction of a batch. It hardly waits for a row that somebody else holds, since the other events would
+/// wait as well; the batch is then rolled back, and each event goes alone.
+const BEGIN_BATCH: &str = "BEGIN; SET LOCAL lock_timeout = '50ms'";
+
+const BEGIN_ALONE: &str = "BEGIN";
+
+/// What a delivery came to. Whatever it is, it is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Recorded by this delivery.
+    First(Outcome),
+    /// Recorded before; nothing changed.
+    Duplicate,
+}
+
+impl Recorded {
+    /// The word of the webhook's answer.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::First(outcome) => outcome.as_str(),
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
+/// An event that was applied, once the transaction is committed.
+#[derive(Debug)]
+struct Applied {
+    recorded: Recorded,
+    notes: Vec<Note>,
+    releases: Vec<Awaited>,
+}
+
+/// What came of one event of a transaction that committed.
+#[derive(Debug)]
+enum Attempted {
+    Applied(Applied),
+    /// It needs a transaction of its own, and nothing of it was written.
+    GoesAlone,
+}
+
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Commit,
+    /// To see what it would come to.
+    Rollback,
+}
+
+impl Service {
+    /// Applies a delivered event once.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: nothing is known to be committed but, if the database could take it, a row in `event_failures`.
+    pub async fn apply(&self, event: Event) -> Result<Recorded, ServiceError> {
+        self.submit(Submission { event: Arc::new(event), recording: Recording::First }).await
+    }
+
+    /// Queues an event for the group commit and waits until it is applied.
+    pub(super) async fn submit(&self, submission: Submission) -> Result<Recorded, ServiceError> {
+        self.inner.group_commit.submit(submission, self.parts().queue_timeout).await
+    }
+
+    /// What [`Service::apply`] would come to now. Nothing is committed, not even a failure.
+    ///
+    /// # Errors
+    /// As [`Service::apply`].
+    pub async fn preview(&self, event: Event) -> Result<Recorded, ServiceError> {
+        let service = self.clone();
+        let submission = Submission { event: Arc::new(event), recording: Recording::First };
+        self.on_runtime(async move { Ok(service.run_alone(&submission, Ending::Rollback).await?.recorded) }).await
+    }
+
+    /// Applies a batch of the group commit, and answers each of its events.
+    pub(super) async fn apply_batch(&self, mut batch: Vec<Entry>) {
+        batch.retain(Entry::claim);
+        // Within a subscription the older events first, so that none is stale for want of patience; the subscriptions in
+        // the same order in every replica.
+        batch.sort_by(|one, other| order(&one.submission).cmp(&order(&other.submission)));
+        let submissions: Vec<_> = batch.iter().map(|entry| &entry.submission).collect();
+        let answers = Answers::none_yet(self.parts().stripe.is_some());
+        let attempt = self.attempt(&submissions, &answers, Scope::Batch, Ending::Commit);
+        let attempt = AssertUnwindSafe(tokio::time::timeout(ATTEMPT_LIMIT, attempt)).catch_unwind().await;
+        match attempt {
+            Ok(Ok(Ok(attempted))) => {
+                for (entry, attempted) in batch.into_iter().zip(attempted) {
+                    match attempted {
+                        Attempted::Applied(applied) => self.finish(entry, applied),
+                        Attempted::GoesAlone => self.start_alone(entry),
+                    }
+                }
+            }
+            // What befalls one event, be it a panic, is not the others'.
+            failed => {
+                if let Ok(Ok(Err(error))) = failed {
+                    log::debug!("a batch of {} events is applied one by one: {error}", batch.len());
+                }
+                batch.into_iter().for_each(|entry| self.start_alone(entry));
+            }
+        }
+    }
+
+    /// Applies one event in a transaction of its own, in a task of its own: it may wait for a lock, or for Stripe. It is
+    /// given up when its submitter is gone.
+    fn start_alone(&self, mut entry: Entry) {
+        let service = self.clone();
+        self.parts().runtime.spawn(async move {
+            let submission = entry.submission.clone();
+            let result = tokio::select! {
+                result = AssertUnwindSafe(service.run_alone(&submission, Ending::Commit)).catch_unwind() => result,
+                () = entry.answer.closed() => return,
+            };
+            match result.unwrap_or(Err(AttemptError::Panicked)) {
+                Ok(applied) => service.finish(entry, applied),
+                Err(error) => {
+                    let error = service.record_failed(&submission.event, error).await;
+                    entry.answer.send(Err(error)).ok();
+                }
+            }
+        });
+    }
+
+    /// Tells of an event that is committed, and answers it. Parked events that it releases are applied first, unless that
+    /// takes long.
+    fn finish(&self, entry: Entry, applied: Applied) {
+        let Applied { recorded, notes, releases } = applied;
+        self.count(&entry.submission, recorded);
+        self.tell(&notes);
+        if releases.is_empty() {
+            entry.answer.send(Ok(recorded)).ok();
+            return;
+        }
+        let service = self.clone();
+        self.parts().runtime.spawn(async move {
+            service.release_before_answer(releases).await;
+            entry.answer.send(Ok(recorded)).ok();
+        });
+    }
+
+    /// Applies one event in a transaction of its own: again after a conflict, over another connection, or with Stripe's
+    /// answer, and never with a call to the network inside of the transaction.
+    async fn run_alone(&self, submission: &Submission, ending: Ending) -> Result<Applied, AttemptError> {
+        // Events of one customer would wait for each other's locks, each with a connection.
+        let _turn = tokio::time::timeout(self.parts().queue_timeout, self.inner.turns.take(&submission.event))
+            .await
+            .map_err(|_| AttemptError::Queue)?;
+        let mut answers = Answers::none_yet(self.parts().stripe.is_some());
+        let (mut conflicts, mut questions, mut was_reconnected) = (0, 0, false);
+        loop {
+            let attempt = self.attempt(&[submission], &answers, Scope::Alone, ending);
+            let attempted = tokio::time::timeout(ATTEMPT_LIMIT, attempt).await.unwrap_or(Err(AttemptError::TimedOut));
+            let error = match attempted.map(|mut attempted| attempted.pop()) {
+                Ok(Some(Attempted::Applied(applied))) => return Ok(applied),
+                Ok(_) => return Err(AttemptError::Handler(HandlerError::GoesAlone)),
+                Err(error) => error,
+            };
+            match (error.class(), error) {
+                (_, AttemptError::Handler(HandlerError::NeedsStripe(question))) => {
+                    if questions == MAX_QUESTIONS {
+                        return Err(AttemptError::TooManyQuestions);
+                    }
+                    questions += 1;
+                    self.ask(question, &mut answers).await?;
+                }
+                (Class::Conflict, _) if conflicts < MAX_CONFLICTS => {
+                    conflicts += 1;
+                    tokio::time::sleep(jitter(conflicts)).await;
+                }
+                // A connection of the pool may have died while it was idle, or been opened on what is a standby now.
+                (Class::Connection, _) if !was_reconnected => was_reconnected = true,
+                (_, error) => return Err(error),
+            }
+        }
+    }
+
+    /// Runs one transaction over these events: what came of each, or nothing of any.
+    async fn attempt(
+        &self,
+        submissions: &[&Submission],
+        answers: &Answers,
+        scope: Scope,
+        ending: Ending,
+    ) -> Result<Vec<Attempted>, AttemptError> {
+        // Taken within the future that may be dropped: a connection that outlived its transaction's future would take
+        // part in the dead transaction.
+        let mut conn = self.fast_connection().await?;
+        conn.first_error().take();
+        let ctx = Context { policy: &self.parts().policy, answers, scope };
+        let mut open = OpenTransaction { conn: &mut conn, is_open: true };
+        let result = self.in_transaction(open.conn, submissions, ctx, ending).await;
+        let error = match result {
+            Ok(attempted) => {
+                open.is_open = false;
+                return Ok(attempted);
+            }
+            Err(error) => error,
+        };
+        let server = open.conn.first_error().take();
+        open.is_open = open.conn.batch_execute("ROLLBACK").await.is_err();
+        drop(open);
+        match error {
+            TransactionError::AlreadyRecorded => self.see_duplicate(&mut conn, submissions).await,
+            TransactionError::Handler(HandlerError::Database(source)) => {
+                let error = AttemptError::of(source, server);
+                if error.class() == Class::Connection {
+                    conn.retire_all();
+                    // A session that began on a standby stays read-only. Ignore the error: we want the session closed.
+                    writes::end_session(&mut conn).await.ok();
+                }
+                Err(error)
+            }
+            TransactionError::Handler(error) => Err(AttemptError::Handler(error)),
+        }
+    }
+
+    /// The transaction: load, decide, write.
+    async fn in_transaction(
+        &self,
+        conn: &mut Conn,
+        submissions: &[&Submission],
+        ctx: Context<'_>,
+        ending: Ending,
+    ) -> Result<Vec<Attempted>, TransactionError> {
+        let begin = match ctx.scope {
+            Scope::Batch => BEGIN_BATCH,
+            Scope::Alone => BEGIN_ALONE,
+        };
+        // BEGIN is sent first and not waited for: what is loaded travels with it.
+        let (begun, loaded) = {
+            let conn = &*conn;
+            join(async { (&mut &*conn).batch_execute(begin).await }, Work::load(conn, ctx, submissions)).await
+        };
+        begun?;
+        let mut work = loaded?;
+        let mut attempted = Vec::with_capacity(submissions.len());
+        for submission in submissions {
+            attempted.push(self.handle(conn, &mut work, ctx, submission).await?);
+        }
+        if work.is_empty() {
+            conn.batch_execute("ROLLBACK").await?;
+            return Ok(attempted);
+        }
+        // PostgreSQL answers COMMIT of a failed transaction with a rollback and no error. A statement of `write` fails in
+        // such a one, so that a handler that swallowed an error cannot make the event look applied.
+        work.write(conn).await?;
+        conn.batch_execute(if ending == Ending::Commit { "COMMIT" } else { "ROLLBACK" }).await?;
+        Ok(attempted)
+    }
+
+    /// Has one event handled.
+    async fn handle(
+        &self,
+        conn: &mut Conn,
+        work: &mut Work,
+        ctx: Context<'_>,
+        submission: &Submission,
+    ) -> Result<Attempted, HandlerError> {
+        let event = &submission.event;
+        if submission.recording == Recording::First && work.is_known(event)? {
+            return Ok(Attempted::Applied(Applied::duplicate()));
+        }
+        match self.parts().handlers.handle(conn, work, ctx, event).await {
+            Ok(handled) => {
+                work.record(submission, &handled);
+                let recorded = Recorded::First(handled.outcome);
+                Ok(Attempted::Applied(Applied { recorded, notes: handled.notes, releases: handled.releases }))
+            }
+            // Nothing of the event is written, so the others may go on; alone it shows what is wrong with it.
+            Err(error) if ctx.scope == Scope::Batch && !matches!(error, HandlerError::Database(_)) => {
+                Ok(Attempted::GoesAlone)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The database refused an idempotency row. Of a batch each event goes alone; alone, the event is a duplicate once its
+    /// row has been seen, since a trigger of the application's can raise the same violation.
+    async fn see_duplicate(&self, conn: &mut Conn, submissions: &[&Submission]) -> Result<Vec<Attempted>, AttemptError> {
+        let [submission] = submissions else {
+            return Ok(submissions.iter().map(|_| Attempted::GoesAlone).collect());
+        };
+        if !events::exists(conn, &submission.event.id).await? {
+            return Err(AttemptError::FalseDuplicate);
+        }
+        Ok(vec![Attempted::Applied(Applied::duplicate())])
+    }
+
+    /// Asks Stripe, with no transaction open.
+    async fn ask(&self, question: Question, answers: &mut Answers) -> Result<(), AttemptError> {
+        let Some(stripe) = &self.parts().stripe else {
+            return Err(AttemptError::Handler(HandlerError::NeedsStripe(question)));
+        };
+        let answer = stripe
+            .subscription(&question.subscription_id, question.connect_account.as_deref())
+            .await
+            .map_err(|source| AttemptError::Stripe { subscription_id: question.subscription_id.clone(), source })?;
+        answers.note(question, answer);
+        Ok(())
+    }
+
+    /// Counts what is now committed.
+    fn count(&self, submission: &Submission, recorded: Recorded) {
+        self.parts().metrics.event(&submission.event.event_type, recorded.as_str());
+        if let Recorded::First(outcome) = recorded {
+            self.inner.room.note(false);
+            if submission.recording != Recording::First && outcome != Outcome::Parked {
+                let event = &submission.event;
+                log::info!(
+                    event_id = event.id.as_str(), event_type = event.event_type.as_str(),
+                    subscription = event.subscription_id.as_deref().unwrap_or_default(),
+                    customer = event.customer_id.as_deref().unwrap_or_default(), outcome = outcome.as_str();
+                    "applied a recorded event again"
+                );
+            }
+        }
+    }
+
+    /// Records a failed attempt, in a transaction of its own, and says how it failed.
+    async fn record_failed(&self, event: &Event, error: AttemptError) -> ServiceError {
+        self.parts().metrics.failure(error.reason());
+        if error.class() == Class::DiskFull {
+            self.inner.room.note(true);
+        }
+        let was_not_begun = error.is_before_begin();
+        let error = ServiceError::from(error);
+        if was_not_begun {
+            return error;
+        }
+        match self.record_failure(event, &error.chain()).await {
+            Ok(()) => error,
+            // A database that cannot even take this (read-only, full, shutting down) is not the event's fault.
+            Err(second) => {
+                log::error!("cannot record the failure of event {}: {:#}", event.id, anyhow::Error::from(second));
+                match error {
+                    ServiceError::Failed(cause) | ServiceError::Unavailable(cause) => ServiceError::Unavailable(cause),
+                }
+            }
+        }
+    }
+
+    async fn record_failure(&self, event: &Event, error: &str) -> Result<(), AttemptError> {
+        let recording = async {
+            let mut conn = self.connection().await?;
+            failures::insert(&mut conn, event, error).await?;
+            Ok(())
+        };
+        tokio::time::timeout(RECORDING_LIMIT, recording).await.unwrap_or(Err(AttemptError::TimedOut))
+    }
+
+    /// Tells the admin what is now committed.
+    pub(super) fn tell(&self, notes: &[Note]) {
+        for note in notes {
+            match note {
+                Note::UndecidedTie { event_id, subscription_id } => {
+                    self.parts().metrics.undecided_tie();
+                    log::warn!(
+                        "event {event_id}: a state of {subscription_id} of the same second could be older or newer; \
+                         took this one"
+                    );
+                }
+                Note::AccountConflict { event_id, belongs_to, names } => log::warn!(
+                    "event {event_id}: conflict: the checkout names account {names}, but belongs to account \
+                     {belongs_to}"
+                ),
+                Note::CustomerConflict { event_id, account_of_customer, account_of_customer_account } => log::warn!(
+                    "event {event_id}: conflict: its customer is linked to account {account_of_customer}, its customer \
+                     account to account {account_of_customer_account}; took the former"
+                ),
+                Note::OtherMode { event_id, livemode } => {
+                    self.parts().metrics.refused_event(crate::metrics::RefusedReason::Mode);
+                    let mode = if *livemode { "live" } else { "test" };
+                    log::warn!("event {event_id} is a {mode}-mode event and was ignored; see STRIPE_MODE");
+                }
+                Note::UntrustedName { event_id, connect_account } => {
+                    self.parts().metrics.refused_event(crate::metrics::RefusedReason::Connect);
+                    log::warn!(
+                        "event {event_id}: ignored the account that an object of connected account {connect_account} \
+                         names; see TRUST_CONNECT_METADATA"
+                    );
+                }
+            }
+        }
+    }
+
+    /// A connection for the delivery path: not checked, since an attempt is run again over another one if it is closed.
+    async fn fast_connection(&self) -> Result<Pooled, AttemptError> {
+        let _waiting = self.parts().metrics.waiting();
+        self.parts().pool.get_owned().await.map_err(AttemptError::Pool)
+    }
+
+    /// A connection that answers. If it does not, all that were opened before now are dropped, and another is taken.
+    pub(super) async fn connection(&self) -> Result<Pooled, AttemptError> {
+        loop {
+            let mut conn = self.fast_connection().await?;
+            match conn.batch_execute("SELECT 1").await {
+                Ok(()) => return Ok(conn),
+                Err(error) => {
+                    log::debug!("a connection to the database is closed, opening others: {error}");
+                    if !conn.retire_all() {
+                        return Err(AttemptError::ConnectionLost(error));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Applied {
+    fn duplicate() -> Self {
+        Self { recorded: Recorded::Duplicate, notes: Vec::new(), releases: Vec::new() }
+    }
+}
+
+/// Why a transaction is rolled back.
+enum TransactionError {
+    Handler(HandlerError),
+    AlreadyRecorded,
+}
+
+impl From<HandlerError> for TransactionError {
+    fn from(error: HandlerError) -> Self {
+        Self::Handler(error)
+    }
+}
+
+impl From<diesel::result::Error> for TransactionError {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Handler(HandlerError::Database(error))
+    }
+}
+
+impl From<WriteError> for TransactionError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::AlreadyRecorded => Self::AlreadyRecorded,
+            WriteError::Database(error) => error.into(),
+        }
+    }
+}
+
+/// Keeps a connection out of the pool if its transaction is given up, by a submitter that is gone or by a time limit. The
+/// server notices that the connection is closed, and rolls back.
+struct OpenTransaction<'a> {
+    conn: &'a mut Pooled,
+    is_open: bool,
+}
+
+impl Drop for OpenTransaction<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            let conn: &mut Conn = self.conn;
+            <Conn as AsyncConnection>::TransactionManager::transaction_manager_status_mut(conn).set_in_error();
+        }
+    }
+}
+
+/// What the events of a batch are sorted by.
+fn order(submission: &Submission) -> impl Ord + '_ {
+    (submission.event.subscription_id.as_deref(), submission.event.created)
+}
+
+/// A random pause, longer after each conflict, so that the same transactions do not meet again.
+fn jitter(conflicts: u32) -> Duration {
+    Duration::from_millis(rand::rng().random_range(0..5_u64 << conflicts))
+}
