@@ -5,6 +5,7 @@ use diesel::QueryResult;
 use diesel::dsl::now;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Conn;
@@ -18,6 +19,7 @@ use super::schema::subscriptions as table;
 #[allow(missing_docs, reason = "the columns of contract and migration")]
 pub struct State {
     pub plan: Option<String>,
+    pub plan_source: Option<String>,
     pub status: String,
     pub stripe_customer_id: Option<String>,
     pub stripe_price_id: Option<String>,
@@ -30,6 +32,14 @@ pub struct State {
     pub ended_at: Option<DateTime<Utc>>,
     pub trial_end: Option<DateTime<Utc>>,
     pub paused_collection: bool,
+    pub stripe_created: Option<DateTime<Utc>>,
+    pub cancellation_reason: Option<String>,
+    pub cancellation_feedback: Option<String>,
+    pub metadata: Value,
+    pub items: Value,
+    pub items_complete: bool,
+    pub livemode: Option<bool>,
+    pub connect_account: Option<String>,
 }
 
 /// The event as of which a row shows its state.
@@ -41,6 +51,8 @@ pub struct AsOf {
     pub last_event_id: Option<String>,
     pub last_event_type: Option<String>,
     pub last_event_created: Option<DateTime<Utc>>,
+    /// The same as `last_event_id`; a server of an earlier version does not write it.
+    pub projected_event_id: Option<String>,
 }
 
 /// What the newest invoice event said.
@@ -52,6 +64,9 @@ pub struct LatestInvoice {
     pub latest_invoice_id: Option<String>,
     pub latest_invoice_status: Option<String>,
     pub latest_invoice_event_created: Option<DateTime<Utc>>,
+    pub latest_invoice_created: Option<DateTime<Utc>>,
+    pub latest_invoice_url: Option<String>,
+    pub next_payment_attempt: Option<DateTime<Utc>>,
 }
 
 /// A row of `subscriptions`.
@@ -68,6 +83,8 @@ pub struct Row {
     pub as_of: AsOf,
     #[diesel(embed)]
     pub latest_invoice: LatestInvoice,
+    /// Computed by the database.
+    pub ends_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }

@@ -7,6 +7,7 @@ mod invoice;
 pub mod ordering;
 mod parked;
 mod place;
+pub mod projection;
 mod shortcut;
 mod subscription;
 mod tie;
@@ -19,10 +20,9 @@ pub use answers::{Answers, Question};
 pub use parked::{Waiting, wake};
 pub use place::link_customer;
 pub use shortcut::Shortcut;
-pub use subscription::columns_of;
 
 use crate::db::{Conn, accounts, locks};
-use crate::stripe::{Checkout, Event, Invoice, PricePlans, SubscriptionError};
+use crate::stripe::{Checkout, Event, Kind, PricePlans, SubscriptionError};
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,7 +130,7 @@ pub struct Context<'a> {
 enum Concern<'a> {
     Subscription,
     Checkout(Checkout<'a>),
-    Invoice(Invoice<'a>),
+    Invoice,
 }
 
 impl<'a> Concern<'a> {
@@ -139,13 +139,10 @@ impl<'a> Concern<'a> {
         if event.kind.shows_a_subscription() {
             return Some(Self::Subscription);
         }
-        if let Some(invoice) = Invoice::read(event) {
-            return event.subscription_id.is_some().then_some(Self::Invoice(invoice));
+        if matches!(event.kind, Kind::Invoice(_)) {
+            return event.subscription_id.is_some().then_some(Self::Invoice);
         }
-        (event.kind == crate::stripe::Kind::Checkout)
-            .then(|| Checkout::read(event.object()))
-            .flatten()
-            .map(Self::Checkout)
+        (event.kind == Kind::Checkout).then(|| Checkout::read(event.object())).flatten().map(Self::Checkout)
     }
 }
 
@@ -235,7 +232,7 @@ async fn act(
     match concern {
         Concern::Subscription => subscription::apply(conn, ctx, event, account_id, notes).await,
         Concern::Checkout(checkout) => checkout::apply(conn, ctx, event, checkout, account_id, notes).await,
-        Concern::Invoice(invoice) => invoice::apply(conn, event, invoice).await,
+        Concern::Invoice => invoice::apply(conn, event).await,
     }
 }
 

@@ -1,14 +1,14 @@
 //! A state of a subscription: projected onto its row if it is newer than what the row shows.
 
 use diesel::QueryResult;
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Context, HandlerError, Note, Outcome, Question, tie};
 use crate::db::subscriptions::{self, AsOf, Row, State};
 use crate::db::{Conn, accounts};
 use crate::handlers::ordering::{self, Order, Version};
-use crate::stripe::{Event, Kind, PricePlans, Subscription};
+use crate::handlers::projection::{Origin, columns_of};
+use crate::stripe::{Event, Kind, PlanName, PricePlans, Subscription};
 
 /// Applies an event that shows a subscription.
 pub(super) async fn apply(
@@ -41,7 +41,7 @@ pub(super) async fn store(
 ) -> Result<Outcome, HandlerError> {
     let newcomer = newcomer(event, shown)?;
     let Some(row) = subscriptions::lock(conn, &shown.id).await? else {
-        create(conn, account_id, shown, &as_of(event)).await?;
+        create(conn, account_id, shown, &Origin::of(event), &as_of(event)).await?;
         return Ok(Outcome::Applied);
     };
     let order = version(&row).map_or(Order::Newer, |stored| ordering::compare(stored, newcomer));
@@ -49,7 +49,7 @@ pub(super) async fn store(
         Order::Older => Ok(Outcome::Stale),
         Order::Tie => tie::settle(conn, ctx, event, &row, shown, fetched, notes).await,
         Order::Newer => {
-            let state = state(conn, row.account_id, shown).await?;
+            let state = state(conn, row.account_id, shown, &Origin::of(event)).await?;
             subscriptions::set_state(conn, row.id, &state, &as_of(event)).await?;
             Ok(Outcome::Applied)
         }
@@ -66,58 +66,40 @@ pub(super) fn newcomer(event: &Event, shown: &Subscription) -> Result<Version, H
 }
 
 /// The first row of a subscription: the account's local row, which it takes over, or a new one.
-async fn create(conn: &mut Conn, account_id: Uuid, shown: &Subscription, as_of: &AsOf) -> Result<(), HandlerError> {
+async fn create(
+    conn: &mut Conn,
+    account_id: Uuid,
+    shown: &Subscription,
+    origin: &Origin,
+    as_of: &AsOf,
+) -> Result<(), HandlerError> {
     // Two first events of two subscriptions must not take over the same local row.
     let account = accounts::lock(conn, account_id).await?.ok_or(HandlerError::Gone("the account"))?;
     let Some(local) = subscriptions::lock_local(conn, account_id).await? else {
-        let state = columns(shown, account.local_plan);
+        let state = columns_of(shown, origin, account.local_plan.as_deref());
         subscriptions::insert(conn, account_id, &shown.id, &state, as_of).await?;
         return Ok(());
     };
     if let Some(plan) = &local.state.plan {
         accounts::set_local_plan(conn, account_id, plan).await?;
     }
-    let state = columns(shown, local.state.plan.or(account.local_plan));
+    let state = columns_of(shown, origin, local.state.plan.or(account.local_plan).as_deref());
     subscriptions::take_over(conn, local.id, &shown.id, &state, as_of).await?;
     Ok(())
 }
 
 /// The columns that show `shown`. The account is asked for its plan only where the price names none.
-pub(super) async fn state(conn: &mut Conn, account_id: Uuid, shown: &Subscription) -> QueryResult<State> {
-    let local_plan = match shown.named_plan {
-        Some(_) => None,
-        None => accounts::find(conn, account_id).await?.and_then(|account| account.local_plan),
-    };
-    Ok(columns(shown, local_plan))
-}
-
-/// The columns that show a subscription object of Stripe's on a row of this account.
-pub async fn columns_of(
+pub(super) async fn state(
     conn: &mut Conn,
-    plans: &PricePlans,
     account_id: Uuid,
-    object: &Value,
-) -> Result<State, HandlerError> {
-    let shown = Subscription::project(&object.into(), plans)?;
-    Ok(state(conn, account_id, &shown).await?)
-}
-
-pub(super) fn columns(shown: &Subscription, local_plan: Option<String>) -> State {
-    State {
-        plan: shown.named_plan.clone().or(local_plan).or_else(|| shown.price_id.clone()),
-        status: shown.status.clone(),
-        stripe_customer_id: shown.customer_id.clone(),
-        stripe_price_id: shown.price_id.clone(),
-        seat_limit: shown.seat_limit,
-        current_period_start: shown.current_period_start,
-        current_period_end: shown.current_period_end,
-        cancel_at_period_end: shown.cancel_at_period_end,
-        cancel_at: shown.cancel_at,
-        canceled_at: shown.canceled_at,
-        ended_at: shown.ended_at,
-        trial_end: shown.trial_end,
-        paused_collection: shown.paused_collection,
-    }
+    shown: &Subscription,
+    origin: &Origin,
+) -> QueryResult<State> {
+    let local_plan = match shown.plan_name {
+        PlanName::Unnamed => accounts::find(conn, account_id).await?.and_then(|account| account.local_plan),
+        _ => None,
+    };
+    Ok(columns_of(shown, origin, local_plan.as_deref()))
 }
 
 pub(super) fn as_of(event: &Event) -> AsOf {
@@ -125,6 +107,7 @@ pub(super) fn as_of(event: &Event) -> AsOf {
         last_event_id: Some(event.id.clone()),
         last_event_type: Some(event.event_type.clone()),
         last_event_created: event.created,
+        projected_event_id: Some(event.id.clone()),
     }
 }
 

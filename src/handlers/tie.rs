@@ -8,6 +8,7 @@ use super::{Context, HandlerError, Note, Outcome, Question};
 use crate::db::subscriptions::{self, Row, State};
 use crate::db::{Conn, events};
 use crate::handlers::ordering::{self, Peer};
+use crate::handlers::projection::Origin;
 use crate::stripe::signature::Verified;
 use crate::stripe::{Event, IMPORTED, Kind, Subscription};
 
@@ -31,7 +32,7 @@ pub(super) async fn settle(
     // Fetched while the row showed what it shows now, so at least as new.
     ctx.answers.exact(question)?;
     let known = of_its_second(conn, event, &shown.id).await?;
-    let state = state(conn, row.account_id, shown).await?;
+    let state = state(conn, row.account_id, shown, &Origin::of(event)).await?;
     write(conn, ctx, row, shown, &state, event, &known).await?;
     Ok(Outcome::Applied)
 }
@@ -72,7 +73,7 @@ async fn decide(
     let known = of_its_second(conn, event, &shown.id).await?;
     match now.filter(is_usable) {
         Some(now) => {
-            let state = state(conn, row.account_id, &now).await?;
+            let state = state(conn, row.account_id, &now, &Origin::of(event)).await?;
             let is_news = now == *shown || state != row.state;
             write(conn, ctx, row, &now, &state, event, &known).await?;
             Ok(if is_news { Outcome::Applied } else { Outcome::Stale })
@@ -108,7 +109,7 @@ async fn compare_previous_values(
     let verdict = ordering::newest_of(&peers, stored, known.len() - 1);
     let newest = &known[verdict.newest];
     let shown = shown_by(newest, ctx.plans)?;
-    let state = state(conn, row.account_id, &shown).await?;
+    let state = state(conn, row.account_id, &shown, &Origin::of(newest)).await?;
     let is_shown = state == row.state;
     if Some(verdict.newest) == stored && !is_shown {
         // What the row shows was fetched, and is newer than what its event shows.
