@@ -57,6 +57,26 @@ impl FailureReason {
     }
 }
 
+/// Why an event was not trusted to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedReason {
+    /// It is of the other mode than `STRIPE_MODE`.
+    Mode,
+    /// It is of a connected account, and names an account of ours (`TRUST_CONNECT_METADATA`).
+    Connect,
+}
+
+impl RefusedReason {
+    const ALL: [Self; 2] = [Self::Mode, Self::Connect];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Mode => "mode",
+            Self::Connect => "connect",
+        }
+    }
+}
+
 /// The pool's connections at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolFigures {
@@ -88,6 +108,7 @@ pub struct Metrics {
     events: Family<EventLabels, Counter>,
     failures: Family<ReasonLabel, Counter>,
     refusals: Family<ReasonLabel, Counter>,
+    refused_events: Family<ReasonLabel, Counter>,
     handling: Histogram,
     lag: Histogram,
     pool: Family<StateLabel, Gauge>,
@@ -108,6 +129,7 @@ impl Default for Metrics {
             events: Family::default(),
             failures: Family::default(),
             refusals: Family::default(),
+            refused_events: Family::default(),
             handling: Histogram::new(HANDLING_BUCKETS),
             lag: Histogram::new(LAG_BUCKETS),
             pool: Family::default(),
@@ -130,6 +152,11 @@ impl Metrics {
             "signature_refusals",
             "Deliveries whose signature was refused; nothing of them was read",
             self.refusals.clone(),
+        );
+        registry.register(
+            "refused_events",
+            "Events that were not trusted to act, or to name an account",
+            self.refused_events.clone(),
         );
         registry.register(
             "event_seconds",
@@ -175,6 +202,9 @@ impl Metrics {
         {
             self.refusals.get_or_create(&refusal(reason)).inc_by(0);
         }
+        for reason in RefusedReason::ALL {
+            self.refused_events.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc_by(0);
+        }
         for state in ["in_use", "idle", "waiting"] {
             self.pool.get_or_create(&StateLabel { state }).set(0);
         }
@@ -193,6 +223,11 @@ impl Metrics {
     /// A delivery's signature was refused.
     pub fn refusal(&self, reason: SignatureError) {
         self.refusals.get_or_create(&refusal(reason)).inc();
+    }
+
+    /// An event was not trusted to act.
+    pub fn refused_event(&self, reason: RefusedReason) {
+        self.refused_events.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
     }
 
     /// A signed delivery was answered after this time.

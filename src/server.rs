@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::db::connect::Target;
 use crate::db::{migrations, pool};
 use crate::descriptors;
+use crate::handlers::{Handlers, Policy};
 use crate::http::{self, Budget, State};
 use crate::service::{Parts, Service};
 
@@ -47,10 +48,16 @@ impl std::fmt::Debug for Application {
 pub fn service(config: &Config, database: Target) -> Service {
     Service::new(Parts {
         pool: pool::build(database, config.pool_size, config.pool_timeout),
-        turn_timeout: config.pool_timeout,
+        pool_size: config.pool_size,
+        queue_timeout: config.pool_timeout,
         stripe: config.stripe.clone(),
-        plans: config.plans.clone(),
-        entitled_statuses: config.entitled_statuses.clone(),
+        policy: Policy {
+            plans: config.plans.clone(),
+            mode: config.mode,
+            trust: config.trust.clone(),
+            entitled_statuses: config.entitled_statuses.clone(),
+        },
+        handlers: Arc::new(Handlers),
         metrics: Arc::default(),
         runtime: Handle::current(),
     })
@@ -67,6 +74,7 @@ impl Application {
             log::info!("ran migrations: {}", ran.join(", "));
         }
         let service = service(&config, database);
+        service.start_sweep();
         service.remember_last_event().await.context("cannot read when the last event came")?;
         let state = Data::new(State {
             service,

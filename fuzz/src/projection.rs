@@ -1,7 +1,7 @@
 //! The projection: whatever the object, it never panics, and every column shows what stands in the object, or null.
 
 use serde_json::{Value, json};
-use subledger::stripe::{PricePlans, Subscription};
+use subledger::stripe::{PlanName, PricePlans, Subscription};
 
 use super::json;
 
@@ -42,9 +42,10 @@ fn hold_columns(subscription: &Subscription, object: &Value) {
         assert!(!id.is_empty() && id.len() <= 255, "{id}");
         assert!(json::has_text(object, id), "{id} is not in {object}");
     }
-    if let Some(plan) = &subscription.named_plan {
-        let is_mapped = plan == "pro" && json::has_text(object, "price_mapped");
-        assert!(is_mapped || json::has_text(object, plan), "{plan} is not in {object}");
+    match &subscription.plan_name {
+        PlanName::Mapped(plan) => assert!(plan == "pro" && json::has_text(object, "price_mapped"), "{object}"),
+        PlanName::LookupKey(key) => assert!(json::has_text(object, key), "{key} is not in {object}"),
+        PlanName::Unnamed | PlanName::Unknown => {}
     }
     if let Some(seats) = subscription.seat_limit {
         assert!(json::has_number(object, seats.into()), "{seats} is not in {object}");

@@ -96,9 +96,9 @@ pub async fn set_customer(conn: &mut Conn, id: Uuid, customer: Option<&str>) -> 
         .await
 }
 
-/// Keeps the plan of a local subscription that was taken over.
-pub async fn set_local_plan(conn: &mut Conn, id: Uuid, plan: &str) -> QueryResult<usize> {
-    diesel::update(accounts::table.find(id))
+/// Keeps the plan of a local row that was taken over, if it is the account's first.
+pub async fn keep_local_plan(conn: &mut Conn, id: Uuid, plan: &str) -> QueryResult<usize> {
+    diesel::update(accounts::table.find(id).filter(accounts::local_plan.is_null()))
         .set((accounts::local_plan.eq(plan), accounts::updated_at.eq(diesel::dsl::now)))
         .execute(conn)
         .await

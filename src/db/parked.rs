@@ -1,8 +1,10 @@
 //! Queries over parked events: those of `stripe_events` whose outcome is `parked`. All are paged by `(created, id)`.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use diesel::sql_types::{BigInt, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -112,4 +114,40 @@ pub async fn count_of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<
     .get_result(conn)
     .await?;
     Ok(count.count)
+}
+
+/// Those of `awaited` for which at least one event is parked, and all of its accounts.
+pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSet<Awaited>> {
+    #[derive(diesel::QueryableByName)]
+    struct Id {
+        #[diesel(sql_type = Text)]
+        id: String,
+    }
+    let (mut customers, mut subscriptions, mut found) = (Vec::new(), Vec::new(), HashSet::new());
+    for one in awaited {
+        match one {
+            Awaited::Customer(id) => customers.push(id.as_str()),
+            Awaited::Subscription(id) => subscriptions.push(id.as_str()),
+            Awaited::Account(_) => drop(found.insert(one.clone())),
+        }
+    }
+    if !customers.is_empty() {
+        let query = diesel::sql_query(
+            "SELECT id FROM unnest($1) AS id
+             WHERE EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = id)
+               AND EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = id)",
+        );
+        let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(customers)).load(conn).await?;
+        found.extend(ids.into_iter().map(|id| Awaited::Customer(id.id)));
+    }
+    if !subscriptions.is_empty() {
+        let query = diesel::sql_query(
+            "SELECT id FROM unnest($1) AS id
+             WHERE EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = id)
+               AND EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = id)",
+        );
+        let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(subscriptions)).load(conn).await?;
+        found.extend(ids.into_iter().map(|id| Awaited::Subscription(id.id)));
+    }
+    Ok(found)
 }

@@ -108,6 +108,20 @@ diesel::table! {
         updated_at -> Timestamptz,
         placed_by_metadata -> Bool,
         took_local_row -> Bool,
+        plan_source -> Nullable<Text>,
+        stripe_created -> Nullable<Timestamptz>,
+        ends_at -> Nullable<Timestamptz>,
+        cancellation_reason -> Nullable<Text>,
+        cancellation_feedback -> Nullable<Text>,
+        metadata -> Jsonb,
+        items -> Jsonb,
+        items_complete -> Bool,
+        livemode -> Nullable<Bool>,
+        connect_account -> Nullable<Text>,
+        latest_invoice_created -> Nullable<Timestamptz>,
+        latest_invoice_url -> Nullable<Text>,
+        next_payment_attempt -> Nullable<Timestamptz>,
+        projected_event_id -> Nullable<Text>,
     }
 }
 

@@ -5,6 +5,7 @@ use diesel::QueryResult;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Conn;
@@ -19,6 +20,7 @@ use super::schema::{customer_links, subscriptions as table};
 #[allow(missing_docs, reason = "the columns of contract and migration")]
 pub struct State {
     pub plan: Option<String>,
+    pub plan_source: Option<String>,
     pub status: String,
     #[serde(skip)]
     pub stripe_customer_id: Option<String>,
@@ -32,6 +34,14 @@ pub struct State {
     pub ended_at: Option<DateTime<Utc>>,
     pub trial_end: Option<DateTime<Utc>>,
     pub paused_collection: bool,
+    pub stripe_created: Option<DateTime<Utc>>,
+    pub cancellation_reason: Option<String>,
+    pub cancellation_feedback: Option<String>,
+    pub metadata: Value,
+    pub items: Value,
+    pub items_complete: bool,
+    pub livemode: Option<bool>,
+    pub connect_account: Option<String>,
 }
 
 /// The event as of which a row shows its state.
@@ -43,6 +53,8 @@ pub struct AsOf {
     pub last_event_id: Option<String>,
     pub last_event_type: Option<String>,
     pub last_event_created: Option<DateTime<Utc>>,
+    /// The same as `last_event_id`; a server of an earlier version does not write it.
+    pub projected_event_id: Option<String>,
 }
 
 /// What the newest invoice event said.
@@ -56,6 +68,9 @@ pub struct LatestInvoice {
     pub latest_invoice_status: Option<String>,
     #[serde(skip)]
     pub latest_invoice_event_created: Option<DateTime<Utc>>,
+    pub latest_invoice_created: Option<DateTime<Utc>>,
+    pub latest_invoice_url: Option<String>,
+    pub next_payment_attempt: Option<DateTime<Utc>>,
 }
 
 /// A row of `subscriptions`.
@@ -83,6 +98,8 @@ pub struct Row {
     /// Whether it has taken over a local row.
     #[serde(skip)]
     pub took_local_row: bool,
+    /// Computed by the database.
+    pub ends_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     #[serde(skip)]
     pub updated_at: DateTime<Utc>,

@@ -1,5 +1,7 @@
 //! An invoice event: what is latest of the subscription's invoices, and never its status.
 
+use std::cmp::Ordering;
+
 use super::{Handled, HandlerError, Outcome, Work};
 use crate::db::parked::Awaited;
 use crate::db::subscriptions::LatestInvoice;
@@ -17,26 +19,33 @@ pub(super) fn apply(work: &mut Work, event: &Event) -> Result<Handled, HandlerEr
         return Ok(Handled { releases, ..Handled::new(Outcome::Parked, None) });
     };
     let account_id = Some(row.account_id);
-    if stored(&row.latest_invoice).is_some_and(|stored| stored.compare(&invoice).is_ge()) {
-        return Ok(Handled::new(Outcome::Stale, account_id));
+    match shown(&row.latest_invoice).map_or(Ordering::Greater, |shown| invoice.compare(&shown)) {
+        Ordering::Less => Ok(Handled::new(Outcome::Stale, account_id)),
+        // The row shows this very state, by an event that says the same.
+        Ordering::Equal => Ok(Handled::new(Outcome::Applied, account_id)),
+        Ordering::Greater => {
+            row.latest_invoice = latest(&invoice);
+            row.updated_at = work.facts(event)?.now;
+            work.put(row, Some(&event.id));
+            Ok(Handled::new(Outcome::Applied, account_id))
+        }
     }
-    row.latest_invoice = columns(invoice);
-    work.put(row, Some(&event.id));
-    Ok(Handled::new(Outcome::Applied, account_id))
 }
 
-fn columns(invoice: Invoice) -> LatestInvoice {
+/// The columns that show an invoice.
+pub fn latest(invoice: &Invoice) -> LatestInvoice {
     LatestInvoice {
-        latest_invoice_created: Some(invoice.created.unwrap_or(invoice.event_created)),
-        latest_invoice_event_created: Some(invoice.event_created),
+        latest_invoice_id: Some(invoice.id.clone()),
         latest_invoice_status: invoice.status.map(|status| status.as_str().to_owned()),
-        latest_invoice_url: invoice.hosted_url,
+        latest_invoice_event_created: Some(invoice.event_created),
+        latest_invoice_created: invoice.created,
+        latest_invoice_url: invoice.hosted_url.clone(),
         next_payment_attempt: invoice.next_payment_attempt,
-        latest_invoice_id: Some(invoice.id),
     }
 }
 
-fn stored(latest: &LatestInvoice) -> Option<Invoice> {
+/// The invoice that a row shows; `None` if no event has written one yet.
+pub fn shown(latest: &LatestInvoice) -> Option<Invoice> {
     Some(Invoice {
         id: latest.latest_invoice_id.clone()?,
         status: latest.latest_invoice_status.as_deref().and_then(InvoiceStatus::from_column),

@@ -156,6 +156,9 @@ pub struct Subscription {
     account_id: Uuid,
     #[schema(required)]
     plan: Option<String>,
+    /// Why the plan has its name.
+    #[schema(required, value_type = Option<PlanSource>)]
+    plan_source: Option<String>,
     /// Stripe's word as it is, also one that is not known today.
     #[schema(example = "active")]
     status: String,
@@ -179,18 +182,111 @@ pub struct Subscription {
     ended_at: Option<DateTime<Utc>>,
     #[schema(required)]
     trial_end: Option<DateTime<Utc>>,
+    /// When it ended or will end, as far as that is known.
+    #[schema(required)]
+    ends_at: Option<DateTime<Utc>>,
     paused_collection: bool,
+    /// When Stripe made it.
+    #[schema(required)]
+    stripe_created: Option<DateTime<Utc>>,
+    /// Stripe's word for why it was canceled.
+    #[schema(required)]
+    cancellation_reason: Option<String>,
+    /// The customer's answer to why it was canceled.
+    #[schema(required)]
+    cancellation_feedback: Option<String>,
+    /// The application's notes at Stripe.
+    #[schema(value_type = Object)]
+    metadata: Value,
+    #[schema(value_type = Vec<SubscriptionItem>)]
+    items: Value,
+    /// False if Stripe listed only some of the items, and there was no key to read the others.
+    items_complete: bool,
+    #[schema(required)]
+    livemode: Option<bool>,
+    /// The connected account to which it belongs.
+    #[schema(required)]
+    connect_account: Option<String>,
     #[schema(required)]
     latest_invoice_id: Option<String>,
-    /// `paid` or `payment_failed`.
-    #[schema(required)]
+    #[schema(required, value_type = Option<InvoiceStatus>)]
     latest_invoice_status: Option<String>,
+    /// When Stripe made the latest invoice.
+    #[schema(required)]
+    latest_invoice_created: Option<DateTime<Utc>>,
+    /// The page where the latest invoice can be paid.
+    #[schema(required)]
+    latest_invoice_url: Option<String>,
+    /// When Stripe tries again to collect the latest invoice.
+    #[schema(required)]
+    next_payment_attempt: Option<DateTime<Utc>>,
     #[schema(required)]
     last_event_id: Option<String>,
     #[schema(required)]
     last_event_created: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+}
+
+/// `price_plans`: the price or product is in `PRICE_PLANS`. `lookup_key`: the price has one. `local`: the plan of the
+/// local subscription that was taken over. `price_id`: nothing names the plan. `unknown`: the row is of before an upgrade.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the words come from the table; this lists them for the schema")]
+enum PlanSource {
+    PricePlans,
+    LookupKey,
+    Local,
+    PriceId,
+    Unknown,
+}
+
+/// The newest that Stripe said of an invoice.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "the words come from the table; this lists them for the schema")]
+enum InvoiceStatus {
+    Open,
+    PaymentFailed,
+    ActionRequired,
+    Uncollectible,
+    Paid,
+    Void,
+}
+
+/// An item of a subscription.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the items come from the table as they are; this describes them for the schema")]
+struct SubscriptionItem {
+    #[schema(required, example = "si_NcLYdDxLHxlFo7")]
+    stripe_item_id: Option<String>,
+    #[schema(required)]
+    stripe_price_id: Option<String>,
+    #[schema(required)]
+    stripe_product_id: Option<String>,
+    #[schema(required)]
+    lookup_key: Option<String>,
+    /// The name that `PRICE_PLANS` or else the lookup key gives the item.
+    #[schema(required)]
+    plan: Option<String>,
+    /// Absent for a metered item.
+    #[schema(required)]
+    quantity: Option<i32>,
+    #[schema(required, example = "licensed")]
+    usage_type: Option<String>,
+    /// The price of one unit, in the currency's smallest unit.
+    #[schema(required)]
+    unit_amount: Option<i64>,
+    #[schema(required, example = "usd")]
+    currency: Option<String>,
+    #[schema(required, example = "month")]
+    interval: Option<String>,
+    #[schema(required)]
+    interval_count: Option<i32>,
+    #[schema(required)]
+    current_period_start: Option<DateTime<Utc>>,
+    #[schema(required)]
+    current_period_end: Option<DateTime<Utc>>,
 }
 
 impl From<Failure> for FailedAttempt {
@@ -256,6 +352,7 @@ impl From<Row> for Subscription {
             id: row.id,
             account_id: row.account_id,
             plan: state.plan,
+            plan_source: state.plan_source,
             status: state.status,
             stripe_subscription_id: row.stripe_subscription_id,
             stripe_price_id: state.stripe_price_id,
@@ -267,9 +364,21 @@ impl From<Row> for Subscription {
             canceled_at: state.canceled_at,
             ended_at: state.ended_at,
             trial_end: state.trial_end,
+            ends_at: row.ends_at,
             paused_collection: state.paused_collection,
+            stripe_created: state.stripe_created,
+            cancellation_reason: state.cancellation_reason,
+            cancellation_feedback: state.cancellation_feedback,
+            metadata: state.metadata,
+            items: state.items,
+            items_complete: state.items_complete,
+            livemode: state.livemode,
+            connect_account: state.connect_account,
             latest_invoice_id: invoice.latest_invoice_id,
             latest_invoice_status: invoice.latest_invoice_status,
+            latest_invoice_created: invoice.latest_invoice_created,
+            latest_invoice_url: invoice.latest_invoice_url,
+            next_payment_attempt: invoice.next_payment_attempt,
             last_event_id: as_of.last_event_id,
             last_event_created: as_of.last_event_created,
             created_at: row.created_at,

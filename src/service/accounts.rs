@@ -1,12 +1,22 @@
-//! Accounts: creating and changing them, and linking customers, which applies what was parked for them.
+//! Accounts: creating and changing them, and linking customers. A link commits by itself; what was parked for it is applied
+//! afterwards.
 
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use std::time::Duration;
+
+use diesel_async::AsyncConnection;
 use uuid::Uuid;
 
-use super::transaction::{AttemptError, Work, WorkError};
-use super::{Service, ServiceError};
-use crate::db::{Conn, accounts, locks};
-use crate::handlers::{self, Context, HandlerError, Note, Waiting};
+use super::error::{AttemptError, Class, ServiceError};
+use super::Service;
+use crate::db::{Conn, accounts, parked};
+use crate::handlers::work::is_violation_of;
+use crate::handlers::{HandlerError, Work, WriteError, link_customer, move_misplaced};
+
+/// How long the answer to a link waits for the events that were parked for it.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a transaction is run again that lost against another, or whose connection was lost.
+const MAX_RETRIES: u32 = 6;
 
 /// A customer id that was given.
 pub type Customer = String;
@@ -46,67 +56,79 @@ pub enum Linked {
     CustomerTaken,
 }
 
-impl Work for NewAccount {
-    type Output = (Linked, Vec<Note>);
+/// A change of accounts in one transaction.
+pub(super) trait Change: Send + Sync {
+    /// What it comes to.
+    type Output: Send;
 
-    async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
-        let id = self.id;
-        hold(conn, id, self.customer.as_deref()).await?;
-        if accounts::find(conn, id).await?.is_some() {
-            return refuse(Linked::IdTaken);
+    /// Changes rows. It does not commit, and what it says is an [`End::Rollback`] is rolled back. `is_retry`: an earlier
+    /// run may have committed, its answer being lost.
+    fn run(
+        &self,
+        conn: &mut Conn,
+        work: &mut Work,
+        is_retry: bool,
+    ) -> impl Future<Output = Result<End<Self::Output>, HandlerError>> + Send;
+
+    /// What a violated constraint says: the application may have taken an id or a customer, by SQL, after we had looked.
+    fn refused(error: &diesel::result::Error) -> Option<Self::Output>;
+}
+
+/// How a change ends.
+pub(super) enum End<T> {
+    /// Something was changed.
+    Commit(T),
+    /// Nothing is to be changed.
+    Rollback(T),
+}
+
+impl Change for NewAccount {
+    type Output = Linked;
+
+    async fn run(&self, conn: &mut Conn, work: &mut Work, is_retry: bool) -> Result<End<Linked>, HandlerError> {
+        if let Some(found) = accounts::find(conn, self.id).await? {
+            let is_ours = is_retry && found.name == self.name && found.stripe_customer_id == self.customer;
+            return Ok(End::Rollback(if is_ours { Linked::Done(self.id) } else { Linked::IdTaken }));
         }
-        accounts::insert(conn, id, &self.name).await?;
-        let mut waiting = Waiting::default();
+        accounts::insert(conn, self.id, &self.name).await?;
         if let Some(customer) = &self.customer {
-            if owner(conn, customer).await?.is_some() {
-                return refuse(Linked::CustomerTaken);
+            if accounts::of_customer(conn, customer).await?.is_some() {
+                return Ok(End::Rollback(Linked::CustomerTaken));
             }
-            handlers::link_customer(conn, id, customer).await?;
-            waiting = Waiting::for_customer(customer);
+            link_customer(conn, self.id, customer).await?;
+            move_misplaced(conn, work, self.id).await?;
         }
-        let mut notes = Vec::new();
-        handlers::wake(conn, ctx, &mut waiting.and_account(id), &mut notes).await?;
-        Ok((Linked::Done(id), notes))
+        Ok(End::Commit(Linked::Done(self.id)))
+    }
+
+    fn refused(error: &diesel::result::Error) -> Option<Linked> {
+        refused(error)
     }
 }
 
-impl Work for AccountChange {
-    type Output = (Linked, Vec<Note>);
+impl Change for AccountChange {
+    type Output = Linked;
 
-    async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
-        hold(conn, self.id, self.customer.as_deref()).await?;
+    async fn run(&self, conn: &mut Conn, work: &mut Work, _: bool) -> Result<End<Linked>, HandlerError> {
         let Some(account) = accounts::lock(conn, self.id).await? else {
-            return refuse(Linked::NotFound);
+            return Ok(End::Rollback(Linked::NotFound));
         };
         if let Some(name) = &self.name {
             accounts::set_name(conn, self.id, name).await?;
         }
-        let mut notes = Vec::new();
         if let Some(customer) = &self.customer {
-            match owner(conn, customer).await? {
-                Some(owner) if owner != self.id => return refuse(Linked::CustomerTaken),
+            match accounts::of_customer(conn, customer).await? {
+                Some(owner) if owner != self.id => return Ok(End::Rollback(Linked::CustomerTaken)),
                 _ => make_first(conn, &account, customer).await?,
             }
-            handlers::wake(conn, ctx, &mut Waiting::for_customer(customer), &mut notes).await?;
+            move_misplaced(conn, work, self.id).await?;
         }
-        Ok((Linked::Done(self.id), notes))
+        Ok(End::Commit(Linked::Done(self.id)))
     }
-}
 
-fn refuse<T>(linked: Linked) -> Result<T, WorkError<(Linked, Vec<Note>)>> {
-    Err(WorkError::Done((linked, Vec::new())))
-}
-
-/// Waits for events that name the same; those that come later see the link.
-async fn hold(conn: &mut Conn, account_id: Uuid, customer: Option<&str>) -> Result<(), HandlerError> {
-    let account = handlers::account_lock(account_id);
-    let customer = customer.map(handlers::customer_lock);
-    let names: Vec<_> = [Some(account), customer].into_iter().flatten().collect();
-    Ok(locks::hold(conn, &names).await?)
-}
-
-async fn owner(conn: &mut Conn, customer: &str) -> Result<Option<Uuid>, HandlerError> {
-    Ok(accounts::place(conn, None, Some(customer), &[]).await?.by_customer)
+    fn refused(error: &diesel::result::Error) -> Option<Linked> {
+        refused(error)
+    }
 }
 
 /// Makes `customer` the one that stands in the account, and the former one a further one.
@@ -122,24 +144,18 @@ async fn make_first(conn: &mut Conn, account: &accounts::Row, customer: &str) ->
     Ok(())
 }
 
-/// What the application took, by SQL and so without our locks, after we had looked.
-fn taken_meanwhile(error: &AttemptError) -> Option<Linked> {
-    let AttemptError::Handler(HandlerError::Database(DieselError::DatabaseError(
-        DatabaseErrorKind::UniqueViolation,
-        information,
-    ))) = error
-    else {
-        return None;
-    };
-    match information.constraint_name()? {
-        "accounts_pkey" => Some(Linked::IdTaken),
-        "accounts_stripe_customer_id_key" | "account_customers_pkey" => Some(Linked::CustomerTaken),
-        _ => None,
+fn refused(error: &diesel::result::Error) -> Option<Linked> {
+    if is_violation_of(error, "accounts_pkey") {
+        return Some(Linked::IdTaken);
     }
+    ["customer_links_pkey", "accounts_stripe_customer_id_key", "account_customers_pkey"]
+        .iter()
+        .any(|constraint| is_violation_of(error, constraint))
+        .then_some(Linked::CustomerTaken)
 }
 
 impl Service {
-    /// Creates an account.
+    /// Creates an account, and applies what was parked for it. That goes on after 10 s, but is not waited for longer.
     ///
     /// # Errors
     /// [`ServiceError`]: nothing was committed.
@@ -147,7 +163,8 @@ impl Service {
         self.link(account).await
     }
 
-    /// Changes an account.
+    /// Changes an account, and applies what was parked for the customer that was linked. That goes on after 10 s, but is
+    /// not waited for longer.
     ///
     /// # Errors
     /// [`ServiceError`]: nothing was committed.
@@ -155,20 +172,101 @@ impl Service {
         self.link(change).await
     }
 
-    async fn link<W>(&self, work: W) -> Result<Linked, ServiceError>
+    async fn link<C>(&self, change: C) -> Result<Linked, ServiceError>
     where
-        W: Work<Output = (Linked, Vec<Note>)> + Send + 'static,
+        C: Change<Output = Linked> + 'static,
     {
+        let linked = self.change(change).await?;
+        if let Linked::Done(account_id) = linked {
+            let service = self.clone();
+            let job = self.parts().runtime.spawn(async move { service.release_account(account_id).await });
+            match tokio::time::timeout(RELEASE_PATIENCE, job).await {
+                Ok(Ok(Err(error))) => {
+                    log::warn!("cannot apply what is parked for account {account_id}: {}", error.chain());
+                }
+                Ok(Err(error)) => log::error!("applying what is parked for account {account_id} panicked: {error}"),
+                Ok(Ok(Ok(()))) => {}
+                Err(_) => log::info!("events parked for account {account_id} are still being applied"),
+            }
+        }
+        Ok(linked)
+    }
+
+    /// Runs a change in a transaction until it commits, or fails of itself.
+    pub(super) async fn change<C: Change + 'static>(&self, change: C) -> Result<C::Output, ServiceError> {
         let service = self.clone();
         self.on_runtime(async move {
-            match service.run(&work).await {
-                Ok((linked, notes)) => {
-                    service.tell(&notes);
-                    Ok(linked)
+            let mut retries = 0;
+            loop {
+                let error = match service.try_change(&change, retries > 0).await {
+                    Ok(output) => return Ok(output),
+                    Err(error) => error,
+                };
+                if retries == MAX_RETRIES || !matches!(error.class(), Class::Conflict | Class::Connection) {
+                    return Err(error.into());
                 }
-                Err(error) => taken_meanwhile(&error).map_or_else(|| Err(error.into()), Ok),
+                retries += 1;
+                tokio::time::sleep(super::apply::jitter(retries)).await;
             }
         })
         .await
+    }
+
+    async fn try_change<C: Change>(&self, change: &C, is_retry: bool) -> Result<C::Output, AttemptError> {
+        let mut conn = self.connection().await?;
+        conn.first_error().take();
+        let mut rolled_back = None;
+        let session: &mut Conn = &mut conn;
+        let result = session
+            .transaction(async |conn| {
+                let mut work = Work::default();
+                match change.run(conn, &mut work, is_retry).await? {
+                    End::Commit(output) => {
+                        if !work.is_empty() {
+                            work.write(conn).await.map_err(written)?;
+                        }
+                        Ok(output)
+                    }
+                    End::Rollback(output) => {
+                        rolled_back = Some(output);
+                        Err(HandlerError::Database(diesel::result::Error::RollbackTransaction))
+                    }
+                }
+            })
+            .await;
+        let error = match (result, rolled_back) {
+            (Ok(output), _) | (_, Some(output)) => return Ok(output),
+            (Err(HandlerError::Database(error)), None) => error,
+            (Err(error), None) => return Err(AttemptError::Handler(error)),
+        };
+        if let Some(output) = C::refused(&error) {
+            return Ok(output);
+        }
+        let error = AttemptError::of(error, conn.first_error().take());
+        if error.class() == Class::Connection {
+            conn.retire_all();
+        }
+        Err(error)
+    }
+
+    /// How many parked events wait for an account's customers.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer.
+    pub async fn parked_for_account(&self, account_id: Uuid) -> Result<i64, ServiceError> {
+        let service = self.clone();
+        self.read(super::READ_LIMIT, async move {
+            let mut conn = service.connection().await?;
+            Ok(parked::count_of_account(&mut conn, account_id).await?)
+        })
+        .await
+    }
+}
+
+/// A failed [`Work::write`] of rows alone.
+fn written(error: WriteError) -> HandlerError {
+    match error {
+        WriteError::Database(error) => HandlerError::Database(error),
+        WriteError::AlreadyRecorded => HandlerError::Gone("an event"),
     }
 }

@@ -27,6 +27,9 @@ const MAX_CONFLICTS: u32 = 6;
 /// How often an event may ask Stripe: each further event of the same second that becomes known meanwhile is a reason to.
 const MAX_QUESTIONS: u32 = 20;
 
+/// How many connections may turn out to be closed, one after the other, before one is taken unchecked.
+const MAX_CLOSED: usize = 3;
+
 /// Begins the transaction of a batch. It hardly waits for a row that somebody else holds, since the other events would
 /// wait as well; the batch is then rolled back, and each event goes alone.
 const BEGIN_BATCH: &str = "BEGIN; SET LOCAL lock_timeout = '50ms'";
@@ -112,12 +115,15 @@ impl Service {
         let attempt = AssertUnwindSafe(tokio::time::timeout(ATTEMPT_LIMIT, attempt)).catch_unwind().await;
         match attempt {
             Ok(Ok(Ok(attempted))) => {
+                let mut releasing = Vec::new();
                 for (entry, attempted) in batch.into_iter().zip(attempted) {
                     match attempted {
-                        Attempted::Applied(applied) => self.finish(entry, applied),
+                        Attempted::Applied(applied) if applied.releases.is_empty() => self.finish(entry, applied),
+                        Attempted::Applied(applied) => releasing.push((entry, applied)),
                         Attempted::GoesAlone => self.start_alone(entry),
                     }
                 }
+                self.finish_releasing(releasing);
             }
             // What befalls one event, be it a panic, is not the others'.
             failed => {
@@ -140,7 +146,7 @@ impl Service {
                 () = entry.answer.closed() => return,
             };
             match result.unwrap_or(Err(AttemptError::Panicked)) {
-                Ok(applied) => service.finish(entry, applied),
+                Ok(applied) => service.finish_releasing(vec![(entry, applied)]),
                 Err(error) => {
                     let error = service.record_failed(&submission.event, error).await;
                     entry.answer.send(Err(error)).ok();
@@ -149,20 +155,36 @@ impl Service {
         });
     }
 
-    /// Tells of an event that is committed, and answers it. Parked events that it releases are applied first, unless that
-    /// takes long.
+    /// Tells of an event that is committed, and answers it.
     fn finish(&self, entry: Entry, applied: Applied) {
-        let Applied { recorded, notes, releases } = applied;
-        self.count(&entry.submission, recorded);
-        self.tell(&notes);
-        if releases.is_empty() {
-            entry.answer.send(Ok(recorded)).ok();
+        self.count(&entry.submission, applied.recorded);
+        self.tell(&applied.notes);
+        entry.answer.send(Ok(applied.recorded)).ok();
+    }
+
+    /// [`Service::finish`] for events that parked ones may have waited for. These are applied first, unless that takes
+    /// long.
+    fn finish_releasing(&self, finished: Vec<(Entry, Applied)>) {
+        if finished.is_empty() {
             return;
         }
         let service = self.clone();
         self.parts().runtime.spawn(async move {
-            service.release_before_answer(releases).await;
-            entry.answer.send(Ok(recorded)).ok();
+            let awaited = finished.iter().flat_map(|(_, applied)| &applied.releases).cloned().collect();
+            let has_parked = service.with_parked(awaited).await;
+            for (entry, mut applied) in finished {
+                applied.releases.retain(|release| has_parked.contains(release));
+                let releases = std::mem::take(&mut applied.releases);
+                if releases.is_empty() {
+                    service.finish(entry, applied);
+                    continue;
+                }
+                let service = service.clone();
+                tokio::spawn(async move {
+                    service.release_before_answer(releases).await;
+                    service.finish(entry, applied);
+                });
+            }
         });
     }
 
@@ -176,7 +198,8 @@ impl Service {
         let mut answers = Answers::none_yet(self.parts().stripe.is_some());
         let (mut conflicts, mut questions, mut was_reconnected) = (0, 0, false);
         loop {
-            let attempt = self.attempt(&[submission], &answers, Scope::Alone, ending);
+            let alone = [submission];
+            let attempt = self.attempt(&alone, &answers, Scope::Alone, ending);
             let attempted = tokio::time::timeout(ATTEMPT_LIMIT, attempt).await.unwrap_or(Err(AttemptError::TimedOut));
             let error = match attempted.map(|mut attempted| attempted.pop()) {
                 Ok(Some(Attempted::Applied(applied))) => return Ok(applied),
@@ -419,18 +442,18 @@ impl Service {
 
     /// A connection that answers. If it does not, all that were opened before now are dropped, and another is taken.
     pub(super) async fn connection(&self) -> Result<Pooled, AttemptError> {
-        loop {
-            let mut conn = self.fast_connection().await?;
+        let mut conn = self.fast_connection().await?;
+        for _ in 1..MAX_CLOSED {
             match conn.batch_execute("SELECT 1").await {
-                Ok(()) => return Ok(conn),
+                Ok(()) => break,
                 Err(error) => {
-                    log::debug!("a connection to the database is closed, opening others: {error}");
-                    if !conn.retire_all() {
-                        return Err(AttemptError::ConnectionLost(error));
-                    }
+                    log::debug!("a connection to the database is closed, opening another: {error}");
+                    conn.retire_all();
+                    conn = self.fast_connection().await?;
                 }
             }
         }
+        Ok(conn)
     }
 }
 
@@ -489,6 +512,6 @@ fn order(submission: &Submission) -> impl Ord + '_ {
 }
 
 /// A random pause, longer after each conflict, so that the same transactions do not meet again.
-fn jitter(conflicts: u32) -> Duration {
+pub(super) fn jitter(conflicts: u32) -> Duration {
     Duration::from_millis(rand::rng().random_range(0..5_u64 << conflicts))
 }

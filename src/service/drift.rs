@@ -3,11 +3,11 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
-use super::transaction::AttemptError;
+use super::error::AttemptError;
 use super::{Service, ServiceError};
 use crate::db::subscriptions::State;
-use crate::db::{subscriptions, upkeep};
-use crate::handlers;
+use crate::db::{accounts, subscriptions, upkeep};
+use crate::handlers::projection::{Origin, columns_of};
 use crate::stripe::{Subscription, SubscriptionError};
 
 /// A column that shows something else than Stripe has. Both in words.
@@ -45,15 +45,19 @@ impl Service {
     pub async fn compare(&self, object: Value) -> Result<Comparison, ServiceError> {
         let service = self.clone();
         self.on_runtime(async move {
-            let plans = &service.parts.plans;
-            let id = Subscription::project(&(&object).into(), plans).map_err(failed)?.id;
+            let plans = &service.parts().policy.plans;
+            let shown = Subscription::project(&(&object).into(), plans).map_err(failed)?;
+            let id = &shown.id;
             let mut conn = service.connection().await?;
-            let Some(row) = subscriptions::find(&mut conn, &id).await? else {
-                let is_parked = upkeep::is_parked(&mut conn, &id).await?;
+            let Some(row) = subscriptions::find(&mut conn, id).await? else {
+                let is_parked = upkeep::is_parked(&mut conn, id).await?;
                 return Ok(if is_parked { Comparison::Parked } else { Comparison::Absent });
             };
-            let stripes =
-                handlers::columns_of(&mut conn, plans, row.account_id, &object).await.map_err(AttemptError::from)?;
+            let account = accounts::find(&mut conn, row.account_id).await.map_err(AttemptError::from)?;
+            let local_plan = account.and_then(|account| account.local_plan);
+            // The object does not say where it was seen.
+            let origin = Origin { livemode: row.state.livemode, connect_account: row.state.connect_account.clone() };
+            let stripes = columns_of(&shown, &origin, local_plan.as_deref());
             let differences = differences(&row.state, &stripes);
             if differences.is_empty() {
                 return Ok(Comparison::Same { as_of: row.as_of.last_event_created });
@@ -75,7 +79,7 @@ fn differences(ours: &State, stripes: &State) -> Vec<Difference> {
     unequal.map(|((column, ours), (_, stripes))| Difference { column, ours, stripes }).collect()
 }
 
-fn columns(state: &State) -> [(&'static str, String); 13] {
+fn columns(state: &State) -> [(&'static str, String); 22] {
     fn text(value: Option<impl ToString>) -> String {
         value.map_or_else(|| "null".to_owned(), |value| value.to_string())
     }
@@ -97,6 +101,15 @@ fn columns(state: &State) -> [(&'static str, String); 13] {
         ended_at,
         trial_end,
         paused_collection,
+        plan_source,
+        stripe_created,
+        cancellation_reason,
+        cancellation_feedback,
+        metadata,
+        items,
+        items_complete,
+        livemode,
+        connect_account,
     } = state;
     [
         ("status", status.clone()),
@@ -112,5 +125,14 @@ fn columns(state: &State) -> [(&'static str, String); 13] {
         ("ended_at", time(*ended_at)),
         ("trial_end", time(*trial_end)),
         ("paused_collection", paused_collection.to_string()),
+        ("plan_source", text(plan_source.as_ref())),
+        ("stripe_created", time(*stripe_created)),
+        ("cancellation_reason", text(cancellation_reason.as_ref())),
+        ("cancellation_feedback", text(cancellation_feedback.as_ref())),
+        ("metadata", metadata.to_string()),
+        ("items", items.to_string()),
+        ("items_complete", items_complete.to_string()),
+        ("livemode", text(*livemode)),
+        ("connect_account", text(connect_account.as_ref())),
     ]
 }

@@ -2,21 +2,18 @@
 //! It knows nothing of HTTP.
 
 mod accounts;
-mod at_once;
-mod batch;
-mod deliver;
+mod apply;
 mod drift;
 mod entitlement;
 mod error;
+mod group_commit;
 mod overview;
-mod preview;
-mod queue;
+mod parked;
 mod read;
 mod replay;
 mod search;
-mod transaction;
+mod turns;
 mod upkeep;
-mod watched;
 mod writes;
 
 use std::sync::Arc;
@@ -26,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount};
-pub use deliver::Recorded;
+pub use apply::Recorded;
 pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
@@ -36,27 +33,30 @@ pub use replay::Replayed;
 pub use search::{Found, Story};
 pub use upkeep::{Prunable, Replayable};
 
-use at_once::Queue;
-use transaction::AttemptError;
+use error::AttemptError;
+use group_commit::GroupCommit;
+use turns::Turns;
 use writes::Room;
 
 use crate::db::pool::Pool;
+use crate::handlers::{Handle as HandleEvent, Policy};
 use crate::metrics::{Metrics, PoolFigures};
-use crate::stripe::{PricePlans, api};
+use crate::stripe::api;
 
 /// What the service is made of; nothing here is read from the environment.
-#[derive(Debug)]
 pub struct Parts {
     /// Connections to the database.
     pub pool: Pool,
-    /// How long an event waits for its turn behind those that came before it, at most.
-    pub turn_timeout: Duration,
+    /// How many there are at most.
+    pub pool_size: u32,
+    /// How long an event waits in the queue behind those that came before it, at most.
+    pub queue_timeout: Duration,
     /// Stripe's API; `None` without a key, and then nothing calls out.
     pub stripe: Option<api::Client>,
-    /// Which price is which plan.
-    pub plans: PricePlans,
-    /// The statuses that entitle an account.
-    pub entitled_statuses: Vec<String>,
+    /// Which events act, and how.
+    pub policy: Policy,
+    /// What handles events.
+    pub handlers: Arc<dyn HandleEvent>,
     /// Where what happens is counted.
     pub metrics: Arc<Metrics>,
     /// The runtime on which all database work runs.
@@ -64,11 +64,22 @@ pub struct Parts {
 }
 
 /// The service. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Service {
-    parts: Arc<Parts>,
-    room: Arc<Room>,
-    queue: Arc<Queue>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Parts,
+    room: Room,
+    group_commit: GroupCommit,
+    turns: Turns,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Service(…)")
+    }
 }
 
 /// How long one attempt at a transaction may take; in the long way, waiting for a connection included. Longer than the
@@ -82,17 +93,35 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default() }
+        let (group_commit, receivers) = GroupCommit::new();
+        let turns = Turns::new(parts.pool_size);
+        let runtime = parts.runtime.clone();
+        let inner = Arc::new(Inner { parts, room: Room::default(), group_commit, turns });
+        // Weak: the workers end when the service is dropped.
+        let weak = Arc::downgrade(&inner);
+        receivers.start(&runtime, move |batch| {
+            let service = weak.upgrade().map(|inner| Self { inner });
+            async move {
+                if let Some(service) = service {
+                    service.apply_batch(batch).await;
+                }
+            }
+        });
+        Self { inner }
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.inner.parts
     }
 
     /// Where what happens is counted.
     pub fn metrics(&self) -> &Metrics {
-        &self.parts.metrics
+        &self.parts().metrics
     }
 
     /// How many connections the pool has, now.
     pub fn pool_figures(&self) -> PoolFigures {
-        let state = self.parts.pool.state();
+        let state = self.parts().pool.state();
         PoolFigures { in_use: state.connections.saturating_sub(state.idle_connections), idle: state.idle_connections }
     }
 
@@ -118,10 +147,10 @@ impl Service {
         F: Future<Output = Result<T, ServiceError>> + Send + 'static,
     {
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(task, &self.parts.runtime);
+        tasks.spawn_on(task, &self.parts().runtime);
         match tasks.join_next().await {
             Some(Ok(result)) => result,
-            Some(Err(error)) => Err(ServiceError::Failed(anyhow::Error::new(error).context("the task died"))),
+            Some(Err(error)) => Err(error.into()),
             None => Err(ServiceError::Failed(anyhow::anyhow!("the task vanished"))),
         }
     }

@@ -129,7 +129,7 @@ impl Service {
             let mut customers: Vec<_> = account.stripe_customer_id.iter().cloned().collect();
             customers.extend(accounts::further_customers(&mut conn, id).await?);
             let subscriptions = subscriptions::of_account(&mut conn, id).await?;
-            let entitlement = Entitlement::of(&subscriptions, &service.parts.entitled_statuses);
+            let entitlement = Entitlement::of(&subscriptions, &service.parts().policy.entitled_statuses);
             Ok(Some(AccountView { account, customers, subscriptions, entitlement }))
         })
         .await
@@ -144,7 +144,7 @@ impl Service {
         self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             if let Some(at) = events::last_received_at(&mut conn).await? {
-                service.parts.metrics.last_event(at);
+                service.parts().metrics.last_event(at);
             }
             Ok(())
         })

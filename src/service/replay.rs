@@ -1,11 +1,8 @@
-//! Applying again what is stored: a parked event, or one that has only ever failed.
+//! Applying again what is stored: an event that is parked or was ignored, or one that has only ever failed.
 
-use super::deliver::Recorded;
-use super::transaction::{Work, WorkError};
-use super::{Service, ServiceError};
-use crate::db::{Conn, events, failures};
-use crate::handlers::{self, Context, Note, Waiting};
-use crate::stripe::Event;
+use super::{Recorded, Service, ServiceError};
+use crate::db::{events, failures};
+use crate::stripe::{Event, Kind};
 use crate::stripe::signature::Verified;
 
 /// What a replay came to.
@@ -19,29 +16,8 @@ pub enum Replayed {
     Now(String),
 }
 
-/// The work of replaying a parked event: wake it, and whatever else waits for the same.
-struct Wake<'a> {
-    event: &'a Event,
-}
-
-impl Work for Wake<'_> {
-    type Output = (Replayed, Vec<Note>);
-
-    async fn run(&self, conn: &mut Conn, ctx: Context<'_>) -> Result<Self::Output, WorkError<Self::Output>> {
-        let mut notes = Vec::new();
-        let mut waiting =
-            self.event.named_account_ids.iter().fold(Waiting::of(self.event), |waiting, &id| waiting.and_account(id));
-        handlers::wake(conn, ctx, &mut waiting, &mut notes).await?;
-        let replayed = match events::find(conn, &self.event.id).await? {
-            Some((outcome, _)) => Replayed::Now(outcome),
-            None => Replayed::NotFound,
-        };
-        Ok((replayed, notes))
-    }
-}
-
 impl Service {
-    /// Applies a failed or parked event again, through the same path as a delivery.
+    /// Applies a failed, parked or ignored event again, through the same path as a delivery.
     ///
     /// # Errors
     /// As [`Service::apply`].
@@ -52,32 +28,22 @@ impl Service {
             let recorded = events::find(&mut conn, &id).await?;
             let failed = if recorded.is_none() { failures::payload(&mut conn, &id).await? } else { None };
             drop(conn);
-            match (recorded, failed) {
-                (Some((outcome, payload)), _) if outcome == "parked" => service.wake(stored(payload)?).await,
-                (Some(_), _) => Ok(Replayed::AlreadyRecorded),
-                (None, Some(payload)) => match service.apply(stored(payload)?).await? {
-                    Recorded::First(outcome) => Ok(Replayed::Now(outcome.as_str().to_owned())),
-                    Recorded::Duplicate => Ok(Replayed::AlreadyRecorded),
-                },
-                (None, None) => Ok(Replayed::NotFound),
-            }
+            let recorded = match (recorded, failed) {
+                // One that was ignored because of its mode acts once the mode is set right.
+                (Some((outcome, payload)), _) => {
+                    let event = stored(payload)?;
+                    let may_act_now = outcome == "parked" || (outcome == "ignored" && event.kind != Kind::Other);
+                    if may_act_now { service.apply_again(event, outcome).await? } else { Recorded::Duplicate }
+                }
+                (None, Some(payload)) => service.apply(stored(payload)?).await?,
+                (None, None) => return Ok(Replayed::NotFound),
+            };
+            Ok(match recorded {
+                Recorded::First(outcome) => Replayed::Now(outcome.as_str().to_owned()),
+                Recorded::Duplicate => Replayed::AlreadyRecorded,
+            })
         })
         .await
-    }
-
-    async fn wake(&self, event: Event) -> Result<Replayed, ServiceError> {
-        match self.run(&Wake { event: &event }).await {
-            Ok((replayed, notes)) => {
-                self.tell(&notes);
-                // It could be placed, failed, and stays parked; the failure is recorded.
-                let failure = notes.into_iter().find_map(|note| match note {
-                    Note::WokenFailed { event_id, error } if event_id == event.id => Some(error),
-                    _ => None,
-                });
-                failure.map_or(Ok(replayed), |error| Err(ServiceError::Failed(anyhow::Error::msg(error))))
-            }
-            Err(error) => Err(self.failed(&event, error).await),
-        }
     }
 }
 

@@ -36,13 +36,13 @@ impl Service {
             return Ok(false);
         }
         // Only then: a health check is no reason to write.
-        if self.room.is_wanting() {
+        if self.inner.room.is_wanting() {
             let probe = conn.transaction(async |conn| {
                 writes::try_insert(conn).await?;
                 Err::<(), _>(DieselError::RollbackTransaction)
             });
             match probe.await {
-                Err(DieselError::RollbackTransaction) => self.room.note(false),
+                Err(DieselError::RollbackTransaction) => self.inner.room.note(false),
                 result => {
                     log::warn!("health: the database takes no writes: {result:?}");
                     return Ok(false);

@@ -11,7 +11,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::object::Object;
-use super::{IMPORTED, json, jsonb};
+use super::{IMPORTED, InvoiceStatus, json, jsonb};
 use crate::stripe::signature::Verified;
 
 /// What is to be done with an event, by its type.
@@ -25,10 +25,8 @@ pub enum Kind {
     SubscriptionDeleted,
     /// A checkout that was completed, or whose delayed payment came.
     Checkout,
-    /// `invoice.paid`.
-    InvoicePaid,
-    /// `invoice.payment_failed`.
-    InvoicePaymentFailed,
+    /// An invoice event of a type that is handled, and what the type says of the invoice.
+    Invoice(InvoiceStatus),
     /// Recorded and acknowledged.
     Other,
 }
@@ -50,9 +48,7 @@ impl Kind {
             | IMPORTED => Self::SubscriptionChanged,
             "customer.subscription.deleted" => Self::SubscriptionDeleted,
             "checkout.session.completed" | "checkout.session.async_payment_succeeded" => Self::Checkout,
-            "invoice.paid" => Self::InvoicePaid,
-            "invoice.payment_failed" => Self::InvoicePaymentFailed,
-            _ => Self::Other,
+            _ => InvoiceStatus::of_event_type(event_type).map_or(Self::Other, Self::Invoice),
         }
     }
 
@@ -64,7 +60,7 @@ impl Kind {
 
 /// The types that the contract names, in the order of the alphabet: those that are handled, and `customer.deleted`,
 /// which on purpose changes nothing.
-pub const NAMED_TYPES: [&str; 13] = [
+pub const NAMED_TYPES: [&str; 18] = [
     "checkout.session.async_payment_succeeded",
     "checkout.session.completed",
     "customer.deleted",
@@ -76,8 +72,13 @@ pub const NAMED_TYPES: [&str; 13] = [
     "customer.subscription.resumed",
     "customer.subscription.trial_will_end",
     "customer.subscription.updated",
+    "invoice.finalized",
+    "invoice.marked_uncollectible",
     "invoice.paid",
+    "invoice.payment_action_required",
     "invoice.payment_failed",
+    "invoice.payment_succeeded",
+    "invoice.voided",
 ];
 
 /// Those of them that are handled.

@@ -14,6 +14,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::object::Metadata;
+
 /// The longest id that is taken for one, in bytes: Stripe promises at most 255 characters.
 pub const MAX_ID_BYTES: usize = 255;
 
@@ -183,6 +185,28 @@ fn rfc3339(raw: &str) -> Option<DateTime<Utc>> {
 /// A whole number that a column of type `integer` holds.
 pub fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
     Ok(raw(deserializer)?.parse().ok())
+}
+
+/// A whole number that a column of type `bigint` holds.
+pub fn big_integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    Ok(raw(deserializer)?.parse().ok())
+}
+
+/// An object's `metadata`: an account's id, and all of it as it stands.
+pub(super) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Known {
+        #[serde(deserialize_with = "uuid")]
+        account_id: Option<Uuid>,
+    }
+
+    let raw = raw(deserializer)?;
+    if !raw.starts_with('{') || raw == "{}" {
+        return Ok(Metadata::default());
+    }
+    let known: Known = read(raw).unwrap_or_default();
+    Ok(Metadata { account_id: known.account_id, text: Some(raw.to_owned()) })
 }
 
 /// Whether it is `true`.

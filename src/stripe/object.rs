@@ -4,6 +4,8 @@
 //! Sources: <https://docs.stripe.com/api/subscriptions/object>, <https://docs.stripe.com/api/checkout/sessions/object>,
 //! <https://docs.stripe.com/api/invoices/object>.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,8 +31,26 @@ pub struct Object {
     /// Of an invoice.
     #[serde(deserialize_with = "json::object")]
     pub(super) parent: Parent,
-    #[serde(deserialize_with = "json::object")]
+    #[serde(deserialize_with = "json::metadata")]
     pub(super) metadata: Metadata,
+    /// When Stripe made the object.
+    #[serde(deserialize_with = "json::time")]
+    pub(super) created: Option<DateTime<Utc>>,
+    /// `created` of an invoice before 2019-03-14.
+    #[serde(deserialize_with = "json::time")]
+    pub(super) date: Option<DateTime<Utc>>,
+    /// Of a subscription: why it was canceled.
+    #[serde(deserialize_with = "json::object")]
+    pub(super) cancellation_details: CancellationDetails,
+    /// Of an invoice: the page where it can be paid.
+    #[serde(deserialize_with = "json::text")]
+    pub(super) hosted_invoice_url: Option<String>,
+    /// Of an invoice: when Stripe tries again.
+    #[serde(deserialize_with = "json::time")]
+    pub(super) next_payment_attempt: Option<DateTime<Utc>>,
+    /// Of an active entitlement summary.
+    #[serde(deserialize_with = "json::object")]
+    pub(super) entitlements: Entitlements,
     /// Of a checkout session: an account of ours.
     #[serde(deserialize_with = "json::uuid")]
     pub(super) client_reference_id: Option<Uuid>,
@@ -71,6 +91,25 @@ impl From<&Value> for Object {
     }
 }
 
+impl Object {
+    /// Whether a subscription shows only some of its items.
+    pub fn has_more_items(&self) -> bool {
+        self.items.has_more
+    }
+
+    /// The subscription with all items that `GET /v1/subscription_items` listed. Of an item that it showed already, the
+    /// form that it showed counts.
+    #[must_use]
+    pub fn with_all_items(mut self, listed: &[Value]) -> Self {
+        let mut items = self.items.data.take().unwrap_or_default();
+        let shown: HashSet<_> = items.iter().filter_map(|item| item.id.clone()).collect();
+        let listed = listed.iter().map(|item| json::read::<Item>(&item.to_string()).unwrap_or_default());
+        items.extend(listed.filter(|item| !item.id.as_ref().is_some_and(|id| shown.contains(id))));
+        self.items = Items { data: Some(items), has_more: false };
+        self
+    }
+}
+
 /// What an invoice belongs to, since 2025-03-31.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -86,13 +125,44 @@ pub(super) struct SubscriptionDetails {
     pub(super) subscription: Option<String>,
 }
 
-/// What the application notes on an object.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+/// The application's notes on an object.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Metadata {
     /// An account of ours.
-    #[serde(deserialize_with = "json::uuid")]
     pub(super) account_id: Option<Uuid>,
+    /// All of it, as JSON; absent if it is no object or an empty one.
+    pub(super) text: Option<String>,
+}
+
+/// Source: <https://docs.stripe.com/api/subscriptions/object#subscription_object-cancellation_details>.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CancellationDetails {
+    #[serde(deserialize_with = "json::text")]
+    pub(super) reason: Option<String>,
+    #[serde(deserialize_with = "json::text")]
+    pub(super) feedback: Option<String>,
+}
+
+/// A list of active entitlements, of which a summary shows at most ten.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Entitlements {
+    #[serde(deserialize_with = "json::elements")]
+    pub(super) data: Option<Vec<ActiveEntitlement>>,
+    #[serde(deserialize_with = "json::is_true")]
+    pub(super) has_more: bool,
+}
+
+/// Source: <https://docs.stripe.com/api/entitlements/active-entitlement/object>.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ActiveEntitlement {
+    #[serde(deserialize_with = "json::text")]
+    pub(super) lookup_key: Option<String>,
+    /// `feat_…`.
+    #[serde(deserialize_with = "json::reference")]
+    pub(super) feature: Option<String>,
 }
 
 /// A subscription's list of items.
@@ -101,11 +171,20 @@ pub(super) struct Metadata {
 pub(super) struct Items {
     #[serde(deserialize_with = "json::elements")]
     pub(super) data: Option<Vec<Item>>,
+    /// Whether the list goes on; since 2026-08-26 the object shows only a part of many.
+    #[serde(deserialize_with = "json::is_true")]
+    pub(super) has_more: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Item {
+    /// `si_…`.
+    #[serde(deserialize_with = "json::id")]
+    pub(super) id: Option<String>,
+    /// The trial of this item, since 2026-09-30.
+    #[serde(deserialize_with = "json::object")]
+    pub(super) current_trial: CurrentTrial,
     // Boxed, since a small text may have very many items with nothing in them.
     pub(super) price: Option<Box<Any<Price>>>,
     /// Its price, before 2020.
@@ -126,11 +205,25 @@ pub(super) struct Price {
     pub(super) id: Option<String>,
     #[serde(deserialize_with = "json::text")]
     pub(super) lookup_key: Option<String>,
+    /// `prod_…`.
+    #[serde(deserialize_with = "json::reference")]
+    pub(super) product: Option<String>,
+    #[serde(deserialize_with = "json::text")]
+    pub(super) currency: Option<String>,
+    #[serde(deserialize_with = "json::big_integer")]
+    pub(super) unit_amount: Option<i64>,
+    /// `unit_amount` of a plan.
+    #[serde(deserialize_with = "json::big_integer")]
+    pub(super) amount: Option<i64>,
     #[serde(deserialize_with = "json::object")]
     pub(super) recurring: Recurring,
-    /// Of a plan; a price has it in `recurring`.
+    /// Of a plan, which has no `recurring`; so the two below.
     #[serde(deserialize_with = "json::text")]
     pub(super) usage_type: Option<String>,
+    #[serde(deserialize_with = "json::text")]
+    pub(super) interval: Option<String>,
+    #[serde(deserialize_with = "json::integer")]
+    pub(super) interval_count: Option<i32>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -138,4 +231,15 @@ pub(super) struct Price {
 pub(super) struct Recurring {
     #[serde(deserialize_with = "json::text")]
     pub(super) usage_type: Option<String>,
+    #[serde(deserialize_with = "json::text")]
+    pub(super) interval: Option<String>,
+    #[serde(deserialize_with = "json::integer")]
+    pub(super) interval_count: Option<i32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CurrentTrial {
+    #[serde(deserialize_with = "json::time")]
+    pub(super) end_date: Option<DateTime<Utc>>,
 }

@@ -6,23 +6,24 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::json::{self, Any};
-use super::object::{Item, Object, Price};
+use super::item::{self, Period, SubscriptionItem};
+use super::object::Object;
 
 /// Statuses that a subscription never leaves.
 /// Source: <https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses>.
 pub const FINAL_STATUSES: [&str; 2] = ["canceled", "incomplete_expired"];
 
-/// Which price is which plan: `PRICE_PLANS`, price id → plan name.
+/// The plans of prices and products: `PRICE_PLANS`, the id of a price or of a product → plan name.
 #[derive(Clone, Debug, Default)]
 pub struct PricePlans(HashMap<String, String>);
 
 impl PricePlans {
-    /// The plan that `price_id` is mapped to.
-    pub fn plan(&self, price_id: &str) -> Option<&str> {
-        self.0.get(price_id).map(String::as_str)
+    /// The plan that the price or product `id` is mapped to.
+    pub fn plan(&self, id: &str) -> Option<&str> {
+        self.0.get(id).map(String::as_str)
     }
 }
 
@@ -32,19 +33,32 @@ impl FromIterator<(String, String)> for PricePlans {
     }
 }
 
-/// What a subscription object says. Absent, or out of a column's range, is `None`.
+/// A plan's name, as far as Stripe's object and `PRICE_PLANS` give one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlanName {
+    /// The plan item's price or product is in `PRICE_PLANS`.
+    Mapped(String),
+    /// The lookup key of the plan item's price.
+    LookupKey(String),
+    /// Neither: the account's local plan or else the price's id is shown.
+    Unnamed,
+    /// Not all items are known, and none of the known ones is in `PRICE_PLANS`: no plan is shown.
+    Unknown,
+}
+
+/// The columns that a subscription object gives. Absent, or out of a column's range, is `None`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
     /// `sub_…`.
     pub id: String,
-    /// Stripe's word as it is, also one that nobody knows yet.
+    /// Stripe's word as it is, also one that is not known today.
     pub status: String,
     /// `cus_…`.
     pub customer_id: Option<String>,
     /// The plan item's price (before 2020: its plan).
     pub price_id: Option<String>,
-    /// The name that `PRICE_PLANS` or the price's lookup key give the plan.
-    pub named_plan: Option<String>,
+    /// The plan's name.
+    pub plan_name: PlanName,
     /// The plan item's quantity; a metered item has none.
     pub seat_limit: Option<i32>,
     /// Start of the current billing period.
@@ -55,7 +69,7 @@ pub struct Subscription {
     pub cancel_at_period_end: bool,
     /// When it will be canceled.
     pub cancel_at: Option<DateTime<Utc>>,
-    /// When somebody asked for its end.
+    /// When its cancellation was requested.
     pub canceled_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub ended_at: Option<DateTime<Utc>>,
@@ -63,9 +77,21 @@ pub struct Subscription {
     pub trial_end: Option<DateTime<Utc>>,
     /// Whether `pause_collection` is set.
     pub paused_collection: bool,
+    /// When Stripe made it.
+    pub created: Option<DateTime<Utc>>,
+    /// Stripe's word for why it was canceled.
+    pub cancellation_reason: Option<String>,
+    /// The customer's answer to why it was canceled.
+    pub cancellation_feedback: Option<String>,
+    /// The application's notes: a JSON object.
+    pub metadata: Value,
+    /// Every known item.
+    pub items: Vec<SubscriptionItem>,
+    /// Whether `items` are all that there are.
+    pub items_complete: bool,
 }
 
-/// A subscription object without what a row cannot do without.
+/// A subscription object that lacks what a row must have.
 #[derive(Debug, Error)]
 pub enum SubscriptionError {
     /// It has no `id`.
@@ -80,33 +106,36 @@ impl Subscription {
     /// Projects a subscription object.
     ///
     /// # Errors
-    /// Where `id` or `status` is absent.
+    /// If `id` or `status` is absent.
     pub fn project(object: &Object, plans: &PricePlans) -> Result<Self, SubscriptionError> {
-        let items = items(object);
-        // The item that names the plan: the first whose price is mapped, else the first.
-        let is_mapped = |item: &&PlanItem<'_>| item.price_id.and_then(|id| plans.plan(id)).is_some();
-        let item = items.iter().find(is_mapped).or(items.first());
-        let price_id = item.and_then(|item| item.price_id);
-        let lookup_key = || item.and_then(|item| item.lookup_key);
-        // The whole pair from one place: a start from here with an end from there would be a period of nobody's.
+        let items = item::read_all(object, plans);
+        let plan_item = item::plan_item(&items);
+        let plan_name = plan_name(plan_item, object.items.has_more);
+        // Both ends from one place: a start from here with an end from there would be nobody's period.
         let own = Period { start: object.current_period_start, end: object.current_period_end };
-        let periods = [Some(own), item.map(|item| item.period)].into_iter().flatten();
+        let periods = [plan_item.map(|item| item.period), Some(own)].into_iter().flatten();
         let period = periods.chain(items.iter().map(|item| item.period)).find(Period::is_known).unwrap_or_default();
         Ok(Self {
             id: object.id.clone().ok_or(SubscriptionError::NoId)?,
             status: object.status.clone().ok_or(SubscriptionError::NoStatus)?,
             customer_id: object.customer.clone(),
-            price_id: price_id.map(str::to_owned),
-            named_plan: price_id.and_then(|id| plans.plan(id)).or_else(lookup_key).map(str::to_owned),
-            seat_limit: item.and_then(|item| item.seats),
+            price_id: plan_item.and_then(|read| read.item.stripe_price_id.clone()),
+            plan_name,
+            seat_limit: plan_item.and_then(|read| read.item.quantity),
             current_period_start: period.start,
             current_period_end: period.end,
             cancel_at_period_end: object.cancel_at_period_end,
             cancel_at: object.cancel_at,
             canceled_at: object.canceled_at,
             ended_at: object.ended_at,
-            trial_end: object.trial_end,
+            trial_end: object.trial_end.or_else(|| plan_item.and_then(|read| read.trial_end)),
             paused_collection: object.has_paused_collection,
+            created: object.created,
+            cancellation_reason: object.cancellation_details.reason.clone(),
+            cancellation_feedback: object.cancellation_details.feedback.clone(),
+            metadata: metadata(object),
+            items_complete: !object.items.has_more,
+            items: items.into_iter().map(|read| read.item).collect(),
         })
     }
 
@@ -121,58 +150,20 @@ impl Subscription {
     }
 }
 
-/// The subscription's items. The oldest shape has one plan and one quantity on the subscription itself.
-fn items(subscription: &Object) -> Vec<PlanItem<'_>> {
-    if let Some(items) = &subscription.items.data {
-        return items.iter().map(PlanItem::of).collect();
+fn plan_name(plan_item: Option<&item::ReadItem>, has_more: bool) -> PlanName {
+    if let Some(plan) = plan_item.and_then(|read| read.mapped_plan.clone()) {
+        return PlanName::Mapped(plan);
     }
-    let plan = subscription.plan.as_ref();
-    plan.map(|plan| PlanItem::new(Some(plan), subscription.quantity, Period::default())).into_iter().collect()
+    if has_more {
+        return PlanName::Unknown;
+    }
+    let lookup_key = plan_item.and_then(|read| read.item.lookup_key.clone());
+    lookup_key.map_or(PlanName::Unnamed, PlanName::LookupKey)
 }
 
-/// What an item says, as far as it matters.
-struct PlanItem<'a> {
-    /// Its price's. Before 2020 this was its plan.
-    price_id: Option<&'a str>,
-    lookup_key: Option<&'a str>,
-    /// A metered item has none.
-    seats: Option<i32>,
-    period: Period,
-}
-
-impl<'a> PlanItem<'a> {
-    fn of(item: &'a Item) -> Self {
-        let period = Period { start: item.current_period_start, end: item.current_period_end };
-        Self::new(item.price.as_deref().or(item.plan.as_deref()), item.quantity, period)
-    }
-
-    fn new(price: Option<&'a Any<Price>>, quantity: Option<i32>, period: Period) -> Self {
-        let (price_id, expanded) = match price {
-            Some(Any::Text(id)) => (Some(id.as_str()).filter(|id| json::is_id(id)), None),
-            Some(Any::Object(price)) => (price.id.as_deref(), Some(price)),
-            _ => (None, None),
-        };
-        let usage_type = expanded.and_then(|price| price.recurring.usage_type.as_ref().or(price.usage_type.as_ref()));
-        let is_metered = usage_type.is_some_and(|usage_type| usage_type == "metered");
-        Self {
-            price_id,
-            lookup_key: expanded.and_then(|price| price.lookup_key.as_deref()),
-            seats: quantity.filter(|_| !is_metered),
-            period,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Default)]
-struct Period {
-    start: Option<DateTime<Utc>>,
-    end: Option<DateTime<Utc>>,
-}
-
-impl Period {
-    fn is_known(&self) -> bool {
-        self.start.is_some() || self.end.is_some()
-    }
+fn metadata(object: &Object) -> Value {
+    let read = |text: &String| serde_json::from_str(text).ok().filter(Value::is_object);
+    object.metadata.text.as_ref().and_then(read).unwrap_or_else(|| Value::Object(Map::new()))
 }
 
 #[cfg(test)]
@@ -198,11 +189,11 @@ mod tests {
             {"price": {"id": "price_pro", "lookup_key": "other"}, "quantity": 7, "current_period_end": 20},
         ]));
         assert_eq!(two.price_id.as_deref(), Some("price_pro"));
-        assert_eq!(two.named_plan.as_deref(), Some("pro"));
+        assert_eq!(two.plan_name, PlanName::Mapped("pro".to_owned()));
         assert_eq!(two.seat_limit, Some(7));
         assert_eq!(two.current_period_end, DateTime::from_timestamp(20, 0));
         let unmapped = with_items(json!([{"price": {"id": "price_a", "lookup_key": "team"}}, {"price": "price_b"}]));
-        assert_eq!(unmapped.named_plan.as_deref(), Some("team"));
+        assert_eq!(unmapped.plan_name, PlanName::LookupKey("team".to_owned()));
         assert_eq!(unmapped.seat_limit, None);
     }
 
@@ -218,8 +209,8 @@ mod tests {
     fn what_is_absent_or_out_of_range_is_null() {
         let none = with_items(json!([]));
         assert_eq!(
-            (none.price_id, none.named_plan, none.seat_limit, none.current_period_start),
-            (None, None, None, None)
+            (none.price_id, none.plan_name, none.seat_limit, none.current_period_start),
+            (None, PlanName::Unnamed, None, None)
         );
         let metered =
             with_items(json!([{"price": {"id": "p", "recurring": {"usage_type": "metered"}}, "quantity": 1}]));

@@ -39,6 +39,15 @@ fn state(status: &str) -> State {
         ended_at: None,
         trial_end: None,
         paused_collection: false,
+        plan_source: None,
+        stripe_created: None,
+        cancellation_reason: None,
+        cancellation_feedback: None,
+        metadata: json!({}),
+        items: json!([]),
+        items_complete: true,
+        livemode: None,
+        connect_account: None,
     }
 }
 

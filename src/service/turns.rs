@@ -1,0 +1,52 @@
+//! Turns of the events that go alone: events of one customer take one after the other, and all of them together leave some
+//! connections of the pool to the batches. Nothing depends on it; the database's locks decide.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
+
+use crate::stripe::Event;
+
+/// Customers share a turn if their ids have the same hash modulo this number.
+const STRIPES: usize = 1_024;
+
+/// How many connections are left to the batches, one for each worker.
+const LEFT_TO_BATCHES: u32 = 2;
+
+/// The turns.
+#[derive(Debug)]
+pub(super) struct Turns {
+    stripes: Vec<Mutex<()>>,
+    connections: Semaphore,
+}
+
+/// A turn; it ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    _stripe: Option<MutexGuard<'a, ()>>,
+    _connection: Option<SemaphorePermit<'a>>,
+}
+
+impl Turns {
+    /// For a pool of so many connections.
+    pub(super) fn new(pool_size: u32) -> Self {
+        let connections = pool_size.saturating_sub(LEFT_TO_BATCHES).max(1);
+        Self {
+            stripes: std::iter::repeat_with(Mutex::default).take(STRIPES).collect(),
+            connections: Semaphore::new(usize::try_from(connections).unwrap_or(1)),
+        }
+    }
+
+    /// Waits for the event's turn.
+    pub(super) async fn take(&self, event: &Event) -> Turn<'_> {
+        let mut hasher = DefaultHasher::new();
+        event.customer_id.as_ref().or(event.subscription_id.as_ref()).unwrap_or(&event.id).hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or_default();
+        let stripe = match self.stripes.get(index) {
+            Some(stripe) => Some(stripe.lock().await),
+            None => None,
+        };
+        // It is never closed.
+        Turn { _stripe: stripe, _connection: self.connections.acquire().await.ok() }
+    }
+}
