@@ -44,8 +44,8 @@ pub async fn claim_new_links(conn: &mut Conn, limit: i64) -> QueryResult<Vec<Uui
 
 /// [`claim_new_links`] for one account; whether there was anything to claim.
 pub async fn claim_new_links_of(conn: &mut Conn, id: Uuid) -> QueryResult<bool> {
-    let update = diesel::update(accounts::table.find(id).filter(accounts::has_new_links))
-        .set(accounts::has_new_links.eq(false));
+    let update =
+        diesel::update(accounts::table.find(id).filter(accounts::has_new_links)).set(accounts::has_new_links.eq(false));
     Ok(update.execute(conn).await? > 0)
 }
 

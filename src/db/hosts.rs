@@ -112,9 +112,8 @@ async fn open_socket(config: &Config, directory: &Path, error: &FirstError) -> R
     };
     if let Some(wanted) = wanted {
         let answers = client.simple_query("SHOW transaction_read_only").await.map_err(|error| chain(&error))?;
-        let is_wanted = answers.iter().any(
-            |answer| matches!(answer, SimpleQueryMessage::Row(row) if row.get(0) == Some(wanted)),
-        );
+        let is_wanted =
+            answers.iter().any(|answer| matches!(answer, SimpleQueryMessage::Row(row) if row.get(0) == Some(wanted)));
         if !is_wanted {
             return Err("the session is not as target_session_attrs wants it".to_owned());
         }

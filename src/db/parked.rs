@@ -53,9 +53,12 @@ pub async fn page(conn: &mut Conn, awaited: &Awaited, after: &After, limit: i64)
              ORDER BY created, id LIMIT $4",
             id.clone(),
         ),
+        // Its row may just have been made by an event that was parked for the same customer, with others that failed.
         Awaited::Subscription(id) => (
-            "SELECT id, created, payload::text AS payload FROM stripe_events
+            "SELECT id, created, payload::text AS payload FROM stripe_events event
              WHERE outcome = 'parked' AND subscription_id = $1 AND (created, id) > ($2, $3)
+               AND NOT EXISTS (SELECT FROM event_failures
+                               WHERE event_id = event.id AND failed_at > now() - interval '1 minute')
              ORDER BY created, id LIMIT $4",
             id.clone(),
         ),
@@ -133,18 +136,18 @@ pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSe
     }
     if !customers.is_empty() {
         let query = diesel::sql_query(
-            "SELECT id FROM unnest($1) AS id
-             WHERE EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = id)
-               AND EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = id)",
+            "SELECT awaited AS id FROM unnest($1) AS awaited
+             WHERE EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = awaited)
+               AND EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = awaited)",
         );
         let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(customers)).load(conn).await?;
         found.extend(ids.into_iter().map(|id| Awaited::Customer(id.id)));
     }
     if !subscriptions.is_empty() {
         let query = diesel::sql_query(
-            "SELECT id FROM unnest($1) AS id
-             WHERE EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = id)
-               AND EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = id)",
+            "SELECT awaited AS id FROM unnest($1) AS awaited
+             WHERE EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = awaited)
+               AND EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = awaited)",
         );
         let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(subscriptions)).load(conn).await?;
         found.extend(ids.into_iter().map(|id| Awaited::Subscription(id.id)));

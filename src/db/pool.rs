@@ -62,7 +62,9 @@ impl Connection {
     /// trying the next one.
     pub fn retire_all(&self) -> bool {
         // Only the first of one generation counts: those that follow tell of the same event.
-        self.current.compare_exchange(self.generation, self.generation + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.current
+            .compare_exchange(self.generation, self.generation + 1, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
             || self.is_retired()
     }
 

@@ -50,7 +50,8 @@ async fn link(
     checkout: &Checkout<'_>,
 ) -> Result<Option<Uuid>, HandlerError> {
     let facts = work.facts(event)?;
-    let (Some(customer), None, Some(named)) = (checkout.customer_id, facts.linked_account(), facts.account_by_name) else {
+    let (Some(customer), None, Some(named)) = (checkout.customer_id, facts.linked_account(), facts.account_by_name)
+    else {
         return Ok(None);
     };
     link_customer(conn, named, customer).await?;

@@ -228,19 +228,15 @@ fn locked_subscription(event: &Event) -> Option<&str> {
     event.subscription_id.as_deref().filter(|_| event.kind != Kind::Other)
 }
 
-async fn dispatch(
-    conn: &mut Conn,
-    work: &mut Work,
-    ctx: Context<'_>,
-    event: &Event,
-) -> Result<Handled, HandlerError> {
+async fn dispatch(conn: &mut Conn, work: &mut Work, ctx: Context<'_>, event: &Event) -> Result<Handled, HandlerError> {
     let facts = work.facts(event)?;
     if !ctx.policy.mode.allows(event.livemode) {
         let mut handled = Handled::new(Outcome::Ignored, facts.account());
         handled.notes.push(Note::OtherMode { event_id: event.id.clone(), livemode: event.livemode });
         return Ok(handled);
     }
-    let has_new_links = facts.has_new_links;
+    // Also for an event that is parked itself, such as an invoice whose subscription's first event is.
+    let newly_linked = facts.account().filter(|_| facts.has_new_links);
     let mut handled = match event.kind {
         Kind::SubscriptionCreated | Kind::SubscriptionChanged | Kind::SubscriptionDeleted => {
             subscription::apply(conn, work, ctx, event).await?
@@ -254,9 +250,7 @@ async fn dispatch(
             Handled::new(Outcome::Ignored, facts.account_of_row.or(facts.linked_account()))
         }
     };
-    if let Some(account_id) = handled.account_id.filter(|_| has_new_links) {
-        handled.releases.push(Awaited::Account(account_id));
-    }
+    handled.releases.extend(newly_linked.map(Awaited::Account));
     if let Some(note) = untrusted_name(ctx, event) {
         handled.notes.push(note);
     }

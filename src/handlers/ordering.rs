@@ -246,10 +246,7 @@ mod tests {
         let (ends, pro) = (json!({"status": "trialing"}), json!({"status": "active", "plan": "pro"}));
         // Its previous values are not the other's state, because a third event came in between.
         let previous = json!({"plan": "team"});
-        let peers = [
-            Peer { object: &ends, previous: None },
-            Peer { object: &pro, previous: Some(&previous) },
-        ];
+        let peers = [Peer { object: &ends, previous: None }, Peer { object: &pro, previous: Some(&previous) }];
         for (stored, newcomer) in [(0, 1), (1, 0)] {
             assert_eq!(newest_of(&peers, Some(stored), newcomer), Verdict { newest: 1, is_decided: true });
         }

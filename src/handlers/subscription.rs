@@ -52,8 +52,12 @@ pub(super) async fn store(
 ) -> Result<Outcome, HandlerError> {
     let newcomer = newcomer(event, shown)?;
     let row = work.row(&shown.id).cloned();
-    let takes_local_row =
-        local_row::is_wanted(ctx, shown, row.as_ref().is_some_and(|row| row.took_local_row), work.facts(event)?.local_row_since);
+    let takes_local_row = local_row::is_wanted(
+        ctx,
+        shown,
+        row.as_ref().is_some_and(|row| row.took_local_row),
+        work.facts(event)?.local_row_since,
+    );
     if takes_local_row {
         ctx.needs_own_transaction()?;
     }
@@ -71,7 +75,10 @@ pub(super) async fn store(
             }
             Order::Newer => {
                 let state = state(conn, work, ctx, event, row.account_id, shown).await?;
-                work.put(Row { state, as_of: as_of(event), updated_at: work.facts(event)?.now, ..row }, Some(&event.id));
+                work.put(
+                    Row { state, as_of: as_of(event), updated_at: work.facts(event)?.now, ..row },
+                    Some(&event.id),
+                );
                 Outcome::Applied
             }
         },

@@ -110,6 +110,7 @@ async fn compare_previous_values(
     let shown = shown_by(newest, &ctx.policy.plans)?;
     let state = state(conn, work, ctx, event, row.account_id, &shown).await?;
     let is_shown = state == row.state;
+    let shows_event = newest.id == event.id || shown_by(event, &ctx.policy.plans).is_ok_and(|own| own == shown);
     if Some(verdict.newest) == stored && !is_shown {
         // What the row shows was fetched, and is newer than what its event shows.
         return Ok(Outcome::Stale);
@@ -118,7 +119,7 @@ async fn compare_previous_values(
         notes.push(Note::UndecidedTie { event_id: newest.id.clone(), subscription_id: shown.id.clone() });
     }
     write(work, ctx, row, &shown, state, newest, known)?;
-    Ok(if newest.id == event.id { Outcome::Applied } else { Outcome::Stale })
+    Ok(if shows_event { Outcome::Applied } else { Outcome::Stale })
 }
 
 /// Writes the state that won: `shown`, whose columns are `state`. Of the second's events that show this very state, the

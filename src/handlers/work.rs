@@ -76,7 +76,8 @@ impl Work {
     /// Locks the subscriptions' rows and looks up what is known of the events, in one flight. The look-up is sent behind
     /// the locking statement, so that it sees what the lock waited for.
     pub async fn load(conn: &Conn, ctx: Context<'_>, submissions: &[&Submission]) -> QueryResult<Self> {
-        let mut ids: Vec<_> = submissions.iter().filter_map(|submission| super::locked_subscription(&submission.event)).collect();
+        let mut ids: Vec<_> =
+            submissions.iter().filter_map(|submission| super::locked_subscription(&submission.event)).collect();
         ids.sort_unstable();
         ids.dedup();
         let references: Vec<_> = submissions.iter().map(|submission| reference(ctx, &submission.event)).collect();
@@ -105,7 +106,12 @@ impl Work {
         let Some(id) = row.stripe_subscription_id.clone() else {
             return;
         };
-        let tracked = self.rows.entry(id).or_insert_with(|| Tracked { found: None, before: None, row: row.clone(), event_id: None });
+        let tracked = self.rows.entry(id).or_insert_with(|| Tracked {
+            found: None,
+            before: None,
+            row: row.clone(),
+            event_id: None,
+        });
         if tracked.found.is_none() || tracked.row != row {
             tracked.event_id = event_id.map(str::to_owned);
         }
@@ -171,9 +177,8 @@ impl Work {
         });
         statements.extend(again);
         statements.extend(changed.iter().map(|tracked| tracked.write(conn).boxed()));
-        statements.push(
-            async { changes::insert(conn, &changes).await.map(drop).map_err(WriteError::Database) }.boxed(),
-        );
+        statements
+            .push(async { changes::insert(conn, &changes).await.map(drop).map_err(WriteError::Database) }.boxed());
         join_all(statements).await.into_iter().collect()
     }
 
@@ -190,7 +195,9 @@ impl Work {
             return Ok(());
         }
         match events::insert(conn, &rows).await {
-            Ok(_) => Ok(()),
+            Ok(inserted) if inserted == rows.len() => Ok(()),
+            // A trigger of the application's kept a row from being inserted: nothing may be committed without it.
+            Ok(_) => Err(WriteError::Database(DieselError::NotFound)),
             Err(error) if is_violation_of(&error, events::PRIMARY_KEY) => Err(WriteError::AlreadyRecorded),
             Err(error) => Err(WriteError::Database(error)),
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use diesel_async::AsyncConnection;
 use uuid::Uuid;
 
-use super::error::{AttemptError, Class, ServiceError};
 use super::Service;
+use super::error::{AttemptError, Class, ServiceError};
 use crate::db::{Conn, accounts, parked};
 use crate::handlers::work::is_violation_of;
 use crate::handlers::{HandlerError, Work, WriteError, link_customer, move_misplaced};

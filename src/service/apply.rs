@@ -15,7 +15,9 @@ use super::{ATTEMPT_LIMIT, Service};
 use crate::db::parked::Awaited;
 use crate::db::pool::Pooled;
 use crate::db::{Conn, events, failures, writes};
-use crate::handlers::{Answers, Context, HandlerError, Note, Outcome, Question, Recording, Scope, Submission, Work, WriteError};
+use crate::handlers::{
+    Answers, Context, HandlerError, Note, Outcome, Question, Recording, Scope, Submission, Work, WriteError,
+};
 use crate::stripe::Event;
 
 /// How long recording a failure may take: Stripe waits for the answer.
@@ -192,9 +194,10 @@ impl Service {
     /// answer, and never with a call to the network inside of the transaction.
     async fn run_alone(&self, submission: &Submission, ending: Ending) -> Result<Applied, AttemptError> {
         // Events of one customer would wait for each other's locks, each with a connection.
-        let _turn = tokio::time::timeout(self.parts().queue_timeout, self.inner.turns.take(&submission.event))
-            .await
-            .map_err(|_| AttemptError::Queue)?;
+        let waiting = self.parts().metrics.waiting();
+        let turn = self.inner.turns.take(&submission.event);
+        let _turn = tokio::time::timeout(self.parts().queue_timeout, turn).await.map_err(|_| AttemptError::Queue)?;
+        drop(waiting);
         let mut answers = Answers::none_yet(self.parts().stripe.is_some());
         let (mut conflicts, mut questions, mut was_reconnected) = (0, 0, false);
         loop {
@@ -327,7 +330,11 @@ impl Service {
 
     /// The database refused an idempotency row. Of a batch each event goes alone; alone, the event is a duplicate once its
     /// row has been seen, since a trigger of the application's can raise the same violation.
-    async fn see_duplicate(&self, conn: &mut Conn, submissions: &[&Submission]) -> Result<Vec<Attempted>, AttemptError> {
+    async fn see_duplicate(
+        &self,
+        conn: &mut Conn,
+        submissions: &[&Submission],
+    ) -> Result<Vec<Attempted>, AttemptError> {
         let [submission] = submissions else {
             return Ok(submissions.iter().map(|_| Attempted::GoesAlone).collect());
         };

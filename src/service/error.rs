@@ -67,11 +67,11 @@ pub(super) enum AttemptError {
     TimedOut,
     #[error("the task that applied the event panicked")]
     Panicked,
-    #[error("the server reported {}: {}", server.state.as_str(), server.message)]
+    #[error("the database reported {}: {}", server.state.as_str(), server.message)]
     Server {
         server: ServerError,
-        #[source]
-        source: DieselError,
+        /// Says the same with less.
+        error: DieselError,
     },
     /// The database refused the idempotency row, but the event has none.
     #[error("the idempotency row was refused as a duplicate, but there is none")]
@@ -117,7 +117,7 @@ impl AttemptError {
     /// A failed statement. `server` is what the server reported, if it reported anything.
     pub(super) fn of(error: DieselError, server: Option<ServerError>) -> Self {
         match (error, server) {
-            (source, Some(server)) => Self::Server { server, source },
+            (error, Some(server)) => Self::Server { server, error },
             (source @ DieselError::DatabaseError(kind, _), None)
                 if matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand) =>
             {
@@ -130,7 +130,7 @@ impl AttemptError {
     /// What follows from it.
     pub(super) fn class(&self) -> Class {
         match self {
-            Self::Server { source, .. } if is_violation_of(source, ONE_ROW) => Class::Conflict,
+            Self::Server { error, .. } if is_violation_of(error, ONE_ROW) => Class::Conflict,
             Self::Server { server, .. } => class_of(server.state.as_str()),
             Self::ConnectionLost(_) => Class::Connection,
             Self::TimedOut | Self::Queue => Class::Timeout,

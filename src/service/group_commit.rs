@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use super::error::{AttemptError, ServiceError};
 use super::Recorded;
+use super::error::{AttemptError, ServiceError};
 use crate::handlers::Submission;
 
 /// While one worker waits for the disk, the other keeps PostgreSQL busy.

@@ -2,8 +2,8 @@
 
 use super::{Recorded, Service, ServiceError};
 use crate::db::{events, failures};
-use crate::stripe::{Event, Kind};
 use crate::stripe::signature::Verified;
+use crate::stripe::{Event, Kind};
 
 /// What a replay came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -38,7 +38,6 @@ mod replay_command;
 mod replicas;
 mod service;
 mod shapes;
-mod shortcut;
 mod stop;
 mod strangers;
 mod together;
