@@ -9,7 +9,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::hosts::{self, chain};
+use super::hosts::{self, Opened, chain};
 use super::sqlstate::FirstError;
 use super::tls::{self, Verification};
 
@@ -94,19 +94,22 @@ impl Target {
     /// # Errors
     /// Where no host can be reached, or refuses, or does not say enough in time.
     pub async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
-        self.connect_watched(&FirstError::default()).await
+        // Without its driver the connection lives until it is dropped.
+        let (conn, driver) = self.connect_watched(&FirstError::default()).await?;
+        std::mem::forget(driver);
+        Ok(conn)
     }
 
     /// [`Target::connect`]; `error` will have the SQLSTATE of the session's first error.
-    pub(super) async fn connect_watched(&self, error: &FirstError) -> ConnectionResult<AsyncPgConnection> {
-        let mut conn = hosts::connect(&self.config, self.limit, &self.tls, error).await?;
+    pub(super) async fn connect_watched(&self, error: &FirstError) -> ConnectionResult<Opened> {
+        let (mut conn, driver) = hosts::connect(&self.config, self.limit, &self.tls, error).await?;
         tokio::time::timeout(SETUP_LIMIT, set_up(&mut conn))
             .await
             .map_err(|_| ConnectionError::BadConnection("the server does not answer".to_owned()))?
             .map_err(ConnectionError::CouldntSetupConfiguration)?;
         // Settings that this server does not have are no errors of a statement.
         error.take();
-        Ok(conn)
+        Ok((conn, driver))
     }
 
     /// Opens a connection on which nothing can be written.
@@ -126,7 +129,9 @@ impl Target {
     /// # Errors
     /// Where no host can be reached, or refuses.
     pub async fn connect_unbounded(&self) -> ConnectionResult<AsyncPgConnection> {
-        hosts::connect(&self.config, self.limit, &self.tls, &FirstError::default()).await
+        let (conn, driver) = hosts::connect(&self.config, self.limit, &self.tls, &FirstError::default()).await?;
+        std::mem::forget(driver);
+        Ok(conn)
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_postgres::tls::TlsStream;
 use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::sqlstate::{FirstError, PlainText, WatchTls, Watched};
+use super::sqlstate::{Driver, FirstError, PlainText, WatchTls, Watched};
 
 /// How long one host may take until it has let us in, where `connect_timeout` does not say.
 const LET_IN_LIMIT: Duration = Duration::from_secs(5);
@@ -40,16 +40,16 @@ pub(super) async fn connect(
     limit: Option<Duration>,
     tls: &MakeRustlsConnect,
     error: &FirstError,
-) -> ConnectionResult<AsyncPgConnection> {
+) -> ConnectionResult<Opened> {
     let mut problems = Vec::new();
     for candidate in candidates(config).map_err(ConnectionError::BadConnection)? {
         for config in candidate.configs(config, &mut problems).await {
             let opened = open(&config, tls, error);
             match timeout(limit.unwrap_or(LET_IN_LIMIT), opened).await {
-                Ok(Ok(conn)) => {
+                Ok(Ok(opened)) => {
                     // Errors of the start belong to no statement.
                     error.take();
-                    return Ok(conn);
+                    return Ok(opened);
                 }
                 Ok(Err(problem)) => problems.push(candidate.problem(problem)),
                 Err(_) => problems.push(candidate.problem("no answer in time")),
@@ -61,8 +61,11 @@ pub(super) async fn connect(
     Err(ConnectionError::BadConnection(problems.join("; ")))
 }
 
+/// A connection, and what drives it, if diesel-async does not.
+pub(super) type Opened = (AsyncPgConnection, Option<Driver>);
+
 /// Opens a connection to one host, with or without TLS.
-async fn open(config: &Config, tls: &MakeRustlsConnect, error: &FirstError) -> Result<AsyncPgConnection, String> {
+async fn open(config: &Config, tls: &MakeRustlsConnect, error: &FirstError) -> Result<Opened, String> {
     if let [Host::Unix(path)] = config.get_hosts() {
         return open_socket(config, path, error).await;
     }
@@ -81,26 +84,24 @@ async fn open(config: &Config, tls: &MakeRustlsConnect, error: &FirstError) -> R
     }
 }
 
-async fn finish<S>(
-    opened: Result<(Client, Connection<Socket, S>), tokio_postgres::Error>,
-) -> Result<AsyncPgConnection, String>
+async fn finish<S>(opened: Result<(Client, Connection<Socket, S>), tokio_postgres::Error>) -> Result<Opened, String>
 where
     S: TlsStream + Unpin + Send + 'static,
 {
     let (client, connection) = opened.map_err(|error| chain(&error))?;
     let conn = AsyncPgConnection::try_from_client_and_connection(client, connection).await;
-    conn.map_err(|error| error.to_string())
+    conn.map(|conn| (conn, None)).map_err(|error| error.to_string())
 }
 
 /// Opens a connection over a Unix-domain socket. `tokio_postgres::Config::connect` would not let it be watched.
-async fn open_socket(config: &Config, directory: &Path, error: &FirstError) -> Result<AsyncPgConnection, String> {
+async fn open_socket(config: &Config, directory: &Path, error: &FirstError) -> Result<Opened, String> {
     let port = config.get_ports().first().copied().unwrap_or(5432);
     let path = directory.join(format!(".s.PGSQL.{port}"));
     let stream = UnixStream::connect(&path).await.map_err(|error| format!("{}: {error}", path.display()))?;
     let stream = Watched::new(stream, error.clone());
     let opened = config.connect_raw(stream, NoTls).await;
     let (client, connection) = opened.map_err(|error| chain(&error))?;
-    tokio::spawn(async move {
+    let driver = tokio::spawn(async move {
         if let Err(error) = connection.await {
             log::debug!("a connection to the database ended: {}", chain(&error));
         }
@@ -118,7 +119,8 @@ async fn open_socket(config: &Config, directory: &Path, error: &FirstError) -> R
             return Err("the session is not as target_session_attrs wants it".to_owned());
         }
     }
-    AsyncPgConnection::try_from(client).await.map_err(|error| error.to_string())
+    let conn = AsyncPgConnection::try_from(client).await.map_err(|error| error.to_string())?;
+    Ok((conn, Some(Driver(driver.abort_handle()))))
 }
 
 fn candidates(config: &Config) -> Result<Vec<Candidate>, String> {

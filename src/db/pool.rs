@@ -12,7 +12,7 @@ use diesel_async::pooled_connection::PoolableConnection;
 use thiserror::Error;
 
 use super::connect::Target;
-use super::sqlstate::FirstError;
+use super::sqlstate::{Driver, FirstError};
 
 /// The pool.
 pub type Pool = bb8::Pool<Manager>;
@@ -47,6 +47,7 @@ pub struct Manager {
 pub struct Connection {
     conn: AsyncPgConnection,
     first_error: FirstError,
+    _driver: Option<Driver>,
     generation: u64,
     current: Arc<AtomicU64>,
 }
@@ -100,8 +101,8 @@ impl ManageConnection for Manager {
     async fn connect(&self) -> Result<Connection, ConnectError> {
         let generation = self.generation.load(Ordering::Relaxed);
         let first_error = FirstError::default();
-        let conn = self.target.connect_watched(&first_error).await?;
-        Ok(Connection { conn, first_error, generation, current: self.generation.clone() })
+        let (conn, driver) = self.target.connect_watched(&first_error).await?;
+        Ok(Connection { conn, first_error, _driver: driver, generation, current: self.generation.clone() })
     }
 
     /// Without a round trip: whether it is known to be closed.

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 
 /// The length of a message's type and length.
@@ -57,6 +58,17 @@ pub struct ServerError {
 /// The first error of a session since it was last taken. Later ones of the same transaction are its consequences.
 #[derive(Clone, Debug, Default)]
 pub struct FirstError(Arc<Mutex<Option<ServerError>>>);
+
+/// Ends the task that drives a connection when it is dropped, and so closes the connection at once. By itself the task
+/// would wait for the answer to a statement that nobody waits for any more.
+#[derive(Debug)]
+pub struct Driver(pub(super) AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 impl FirstError {
     /// Takes the error; `None` if the server reported none.

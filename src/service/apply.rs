@@ -18,6 +18,7 @@ use crate::db::{Conn, events, failures, writes};
 use crate::handlers::{
     Answers, Context, HandlerError, Note, Outcome, Question, Recording, Scope, Submission, Work, WriteError,
 };
+use crate::metrics::FailureReason;
 use crate::stripe::Event;
 
 /// How long recording a failure may take: Stripe waits for the answer.
@@ -126,6 +127,13 @@ impl Service {
                     }
                 }
                 self.finish_releasing(releasing);
+            }
+            Ok(Ok(Err(AttemptError::Pool(error)))) => {
+                for entry in batch {
+                    self.parts().metrics.failure(FailureReason::Database);
+                    let error = anyhow::anyhow!("{error}").context("no connection to the database");
+                    entry.answer.send(Err(ServiceError::Unavailable(error))).ok();
+                }
             }
             // What befalls one event, be it a panic, is not the others'.
             failed => {

@@ -67,7 +67,7 @@ pub(super) enum AttemptError {
     TimedOut,
     #[error("the task that applied the event panicked")]
     Panicked,
-    #[error("the database reported {}: {}", server.state.as_str(), server.message)]
+    #[error("a statement failed: {} (SQLSTATE {})", server.message, server.state.as_str())]
     Server {
         server: ServerError,
         /// Says the same with less.

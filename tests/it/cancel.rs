@@ -33,8 +33,11 @@ async fn send_and_hold(app: &TestApp, event: &Event) -> TcpStream {
     stream
 }
 
-/// Waits until a connection of the server waits for a lock.
+/// Waits until a connection of the server waits for a lock, and goes on to: a batch waits for 50 ms only, and then its
+/// events go alone.
 async fn wait_until_blocked(app: &TestApp) {
+    wait_until(app, |blocked| blocked > 0).await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
     wait_until(app, |blocked| blocked > 0).await;
 }
 

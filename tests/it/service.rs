@@ -45,7 +45,7 @@ fn created() -> StripeEvent {
 }
 
 fn other(number: usize) -> StripeEvent {
-    let object = subscription("sub_1", &format!("cus_{number}"), "active", 5);
+    let object = subscription("sub_1", &format!("cus_other_{number}"), "active", 5);
     Event::new(&format!("evt_other_{number}"), "customer.subscription.created", 100, object).parsed()
 }
 

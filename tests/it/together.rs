@@ -84,8 +84,13 @@ async fn events_that_arrive_at_once_share_transactions_and_each_is_answered_for_
 async fn events_of_one_subscription_that_wait_are_applied_together_in_the_order_of_their_arrival() {
     let app = start().await;
     let event = |n: i64| updated(&format!("evt_{n}"), 200 + n, subscription("sub_1", "cus_1", "active", n));
-    let locker = app.database.client().await;
-    locker.batch_execute("BEGIN; SELECT 1 FROM subscriptions FOR UPDATE").await.unwrap();
+    // While the first is applied, the others are queued.
+    app.execute(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
+         CREATE TRIGGER dawdles BEFORE UPDATE ON subscriptions
+         FOR EACH ROW WHEN (NEW.seat_limit = 1) EXECUTE FUNCTION dawdle()",
+    )
+    .await;
     let deliveries = (1..=20).map(|n| {
         let (app, event) = (&app, event(n));
         async move {
@@ -93,11 +98,7 @@ async fn events_of_one_subscription_that_wait_are_applied_together_in_the_order_
             app.deliver(event).await
         }
     });
-    let release = async {
-        tokio::time::sleep(Duration::from_millis(30 * 30)).await;
-        locker.batch_execute("ROLLBACK").await.unwrap();
-    };
-    let (answers, ()) = join(join_all(deliveries), release).await;
+    let answers = join_all(deliveries).await;
     assert!(answers.iter().all(|answer| answer.outcome() == "applied"), "{answers:?}");
     let row = app.subscription("sub_1").await;
     assert_eq!((&row["seat_limit"], &row["last_event_id"]), (&json!(20), &json!("evt_20")));
