@@ -52,7 +52,7 @@ pub(crate) fn webhook_secret(options: &Options) -> Result<Secret> {
 
 /// The configured admin token, else the one that `serve` made up in this folder.
 pub(crate) fn admin_token(options: &Options) -> Result<Secret> {
-    match options.admin_token() {
+    match options.admin_token()? {
         Some(token) => Ok(token),
         None => Home::at(Path::new("."))
             .admin_token()
