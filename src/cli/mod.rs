@@ -10,6 +10,7 @@ mod progress;
 mod prune;
 mod reconcile;
 mod replay;
+mod samples;
 mod send;
 mod serve;
 pub(crate) mod target;

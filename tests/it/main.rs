@@ -39,6 +39,7 @@ mod replicas;
 mod service;
 mod shapes;
 mod shortcut;
+mod startup;
 mod stop;
 mod strangers;
 mod together;
