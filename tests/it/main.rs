@@ -30,6 +30,7 @@ mod openapi_properties;
 mod ordering;
 mod parking;
 mod postgres;
+mod project;
 mod prune;
 mod races;
 mod reconcile;

@@ -1,6 +1,6 @@
 //! How the program starts: what it refuses, warns of and logs, and its private PostgreSQL.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
@@ -22,10 +22,12 @@ fn is_json(line: &str) -> bool {
 
 /// The status of an admin's request with `token`.
 fn status_with(server: &Server, token: &str) -> String {
-    let url = server.url("/events");
-    let mut curl = std::process::Command::new("curl");
-    curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", &format!("Authorization: Bearer {token}"), &url]);
-    text(&run(&mut curl).stdout)
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let request = "GET /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    write!(stream, "{request}Authorization: Bearer {token}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().to_owned()
 }
 
 fn server_pid(folder: &Path) -> Option<i32> {
@@ -120,7 +122,7 @@ fn with_a_json_log_every_line_is_json() {
         assert!(!line.contains(r#""level":"error""#) && !line.contains("actix"), "{line}");
     }
     let mut printed = String::new();
-    std::io::Read::read_to_string(&mut server.child.stdout.take().unwrap(), &mut printed).unwrap();
+    server.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
     assert_eq!(printed, "");
 }
 
