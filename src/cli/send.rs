@@ -69,19 +69,21 @@ impl Send {
 
     fn how_to_link(&self, options: &Options, body: &[u8]) -> Result<String> {
         let accounts = self.target.server(options)?.join("api/v1/accounts")?;
-        Ok(match customer_of(body)? {
-            Some(customer) => format!(
-                "
-The event is stored and waits for an account that its customer {customer} is linked to. If the customer has one, an
-invoice also waits for its subscription's own event. To link the customer, do one of these; the event is then applied:
+        let Some(customer) = customer_of(body)? else {
+            return Ok("The event is stored and waits for an account, but names no customer to link.".to_owned());
+        };
+        let token = target::admin_token_in_shell(options)?;
+        let curl = format!("curl -H \"Authorization: Bearer {token}\"");
+        Ok(format!(
+            "
+The event is stored. It is applied once its customer {customer} is linked to an account; an invoice
+event also needs its subscription's own event. Link the customer in one of these ways:
 
-  with this command      add --link
-  over HTTP, new account curl -H \"Authorization: Bearer $ADMIN_TOKEN\" --json '{{\"name\": \"Acme\", \"stripe_customer_id\": \"{customer}\"}}' {accounts}
-  over HTTP, existing    curl -H \"Authorization: Bearer $ADMIN_TOKEN\" -X PATCH --json '{{\"stripe_customer_id\": \"{customer}\"}}' {accounts}/<account id>
-  with SQL               INSERT INTO accounts (name, stripe_customer_id) VALUES ('Acme', '{customer}')"
-            ),
-            None => "The event is stored and waits for an account, but names no customer to link.".to_owned(),
-        })
+  send again with        --link
+  create an account      {curl} --json '{{\"name\": \"Acme\", \"stripe_customer_id\": \"{customer}\"}}' {accounts}
+  or use an existing one {curl} -X PATCH --json '{{\"stripe_customer_id\": \"{customer}\"}}' {accounts}/<account id>
+  or use SQL             INSERT INTO accounts (name, stripe_customer_id) VALUES ('Acme', '{customer}')"
+        ))
     }
 
     /// Creates an account for the event's customer, unless there is one; returns its URL.

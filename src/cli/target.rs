@@ -60,6 +60,13 @@ pub(crate) fn admin_token(options: &Options) -> Result<Secret> {
     }
 }
 
+/// The admin token as a command for the shell names it, without showing it.
+pub(crate) fn admin_token_in_shell(options: &Options) -> Result<String> {
+    let home = Home::at(Path::new("."));
+    let is_kept = options.admin_token()?.is_none() && home.admin_token().is_ok();
+    Ok(if is_kept { format!("$(cat {})", home.admin_token_path().display()) } else { "$ADMIN_TOKEN".to_owned() })
+}
+
 /// A running server's database.
 #[derive(Debug)]
 pub(crate) struct Database {

@@ -107,8 +107,8 @@ impl<'a> Delivery<'a> {
                 if let (Recorded::First(Outcome::Parked), Some(customer)) = (recorded, &self.customer) {
                     log::info!(
                         event_id = id, customer, request_id;
-                        "parked: the customer is linked to no account, or the invoice's subscription has no row yet; \
-                         POST /api/v1/accounts {{\"stripe_customer_id\": …}} or INSERT INTO accounts links the customer"
+                        "parked until the customer is linked to an account and, for an invoice, its subscription has a row; \
+                         link it with POST /api/v1/accounts or INSERT INTO accounts (name, stripe_customer_id)"
                     );
                 }
             }
