@@ -36,7 +36,7 @@ fn a_bad_value_stops_the_start_with_one_line_that_names_the_variable() {
         ("TRUST_CONNECT_METADATA", "maybe"),
         ("STRIPE_API_BASE", "nonsense"),
     ] {
-        let output = run(subledger(folder.path()).env(variable, value));
+        let output = run(subledger(folder.path()).env("STRIPE_WEBHOOK_SECRET", "whsec_test").env(variable, value));
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{variable}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");

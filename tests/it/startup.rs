@@ -190,8 +190,11 @@ fn a_link_in_place_of_the_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(other.path(), folder.path().join(".subledger")).unwrap();
+    // So that a server that follows the link ends here, too.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
     for arguments in [&["serve"][..], &["send", "invoice.paid"], &["replay", "--failed"]] {
-        let output = run(subledger(folder.path()).args(arguments));
+        let output = run(subledger(folder.path()).args(arguments).env("BIND_ADDR", &address));
         let error = text(&output.stderr);
         assert!(!output.status.success() && error.contains("is a symbolic link"), "{arguments:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
