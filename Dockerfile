@@ -1,20 +1,22 @@
 # syntax=docker/dockerfile:1
 
-# The program. Its dependencies are a layer of their own, built anew only when Cargo.toml or Cargo.lock change.
+# The build. The dependencies are a layer of their own, which is rebuilt only if Cargo.toml or Cargo.lock change.
+# `.ci/run` replays the instructions of this stage with `cargo check`.
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
-# Cargo wants every target that Cargo.toml names to exist.
-RUN mkdir -p src benches/webhook \
+# Cargo refuses a manifest unless every target that it names exists: an empty file for each benchmark.
+RUN mkdir -p src benches \
  && touch src/lib.rs \
- && echo 'fn main() {}' | tee src/main.rs > benches/webhook/main.rs \
+ && echo 'fn main() {}' > src/main.rs \
+ && for bench in $(sed -n '/^\[\[bench\]\]/,/^name/ s/^name = "\(.*\)"/\1/p' Cargo.toml); do touch "benches/$bench.rs"; done \
  && cargo build --release --locked \
  && rm -r src
-# Where the templates are, and what else the sources are built with.
+# The templates' folder, the migrations and the sources.
 COPY askama.toml ./
 COPY migrations migrations
 COPY src src
-# Cargo goes by time stamps, and COPY keeps those of the sources, which may be older than the build above.
+# Cargo compares time stamps, and COPY keeps those of the sources, which may be older than the build above.
 RUN touch src/lib.rs src/main.rs \
  && cargo build --release --locked
 

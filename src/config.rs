@@ -1,6 +1,8 @@
 //! Configuration: the only place that reads the environment. Each variable is also a flag; a bad value is one line
 //! that names the variable.
 
+mod checks;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -42,6 +44,9 @@ pub struct Options {
     /// PostgreSQL as postgres://…; without it `serve` runs a private one in ./.subledger
     #[arg(long, env, global = true, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// The password if DATABASE_URL has none, as for libpq's programs.
+    #[arg(long, env, global = true, hide = true, hide_env_values = true, value_name = "PASSWORD")]
+    pgpassword: Option<String>,
     /// Where to listen; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "ADDR")]
     bind_addr: Option<String>,
@@ -143,52 +148,96 @@ pub struct Config {
     pub keep_alive: Duration,
 }
 
+/// Whether the environment asks for a JSON log: for errors in the command line, of which no [`Options`] come.
+#[expect(clippy::disallowed_methods, reason = "this is config")]
+pub fn environment_wants_json() -> bool {
+    std::env::var_os("LOG_FORMAT").is_some_and(|format| format == "json")
+}
+
 impl Options {
-    /// How to log, and what: a filter that `env_logger` takes.
+    /// How the log is written.
     ///
     /// # Errors
-    /// Where `LOG_FORMAT` or `RUST_LOG` cannot be used.
-    pub fn logging(&self) -> Result<(LogFormat, &str), ConfigError> {
-        let format = match self.log_format.as_deref().unwrap_or("text") {
-            "text" => LogFormat::Text,
-            "json" => LogFormat::Json,
-            other => return Err(ConfigError::new("LOG_FORMAT", format!("{other:?} is neither text nor json"))),
-        };
+    /// If `LOG_FORMAT` cannot be used.
+    pub fn log_format(&self) -> Result<LogFormat, ConfigError> {
+        match self.log_format.as_deref().unwrap_or("text") {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            other => Err(ConfigError::new("LOG_FORMAT", format!("{other:?} is neither text nor json"))),
+        }
+    }
+
+    /// What is logged: a filter that `env_logger` takes.
+    ///
+    /// # Errors
+    /// If `RUST_LOG` cannot be used.
+    pub fn log_filter(&self) -> Result<&str, ConfigError> {
         let filter = self.rust_log.as_deref().filter(|filter| !filter.is_empty()).unwrap_or("info");
         env_filter::Builder::new().try_parse(filter).map_err(|error| ConfigError::new("RUST_LOG", error))?;
-        Ok((format, filter))
+        Ok(filter)
     }
 
-    /// The database, where one is configured.
+    /// The database, if one is configured. `PGPASSWORD` is its password if the URL has none.
     ///
     /// # Errors
-    /// Where `DATABASE_URL` cannot be used.
+    /// If `DATABASE_URL` cannot be used.
     pub fn database(&self) -> Result<Option<Target>, ConfigError> {
-        self.database_url
-            .as_deref()
-            .map(|url| Target::parse(url).map_err(|error| ConfigError::new("DATABASE_URL", format!("{error:#}"))))
-            .transpose()
+        let Some(url) = self.database_url.as_deref() else { return Ok(None) };
+        let target =
+            Target::parse(url.trim()).map_err(|error| ConfigError::new("DATABASE_URL", format!("{error:#}")))?;
+        Ok(Some(target.with_default_password(trimmed(&self.pgpassword).unwrap_or_default())))
     }
 
-    /// The webhook's secrets; empty where none is configured.
+    /// The webhook's secrets; empty if none is configured.
     ///
     /// # Errors
-    /// Where one of them is empty.
+    /// If one of them cannot be a signing secret.
     pub fn webhook_secrets(&self) -> Result<Vec<Secret>, ConfigError> {
-        let Some(list) = &self.stripe_webhook_secret else {
-            return Ok(Vec::new());
-        };
-        let secrets: Vec<_> = list.split(',').map(str::trim).collect();
-        // An empty key would let anybody sign.
-        if secrets.contains(&"") {
-            return Err(ConfigError::new("STRIPE_WEBHOOK_SECRET", "a secret is empty"));
+        let secrets = self.webhook_secret_list();
+        if let Some(problem) = secrets.iter().find_map(|secret| checks::webhook_secret_problem(secret)) {
+            return Err(ConfigError::new("STRIPE_WEBHOOK_SECRET", problem));
         }
         Ok(secrets.into_iter().map(Secret::new).collect())
     }
 
+    fn webhook_secret_list(&self) -> Vec<&str> {
+        self.stripe_webhook_secret.iter().flat_map(|list| list.split(',')).map(str::trim).collect()
+    }
+
     /// The admin token. An empty one is none.
-    pub fn admin_token(&self) -> Option<Secret> {
-        self.admin_token.as_deref().map(str::trim).filter(|token| !token.is_empty()).map(Secret::new)
+    ///
+    /// # Errors
+    /// If no `Authorization` header can hold it.
+    pub fn admin_token(&self) -> Result<Option<Secret>, ConfigError> {
+        let Some(token) = trimmed(&self.admin_token) else { return Ok(None) };
+        match checks::admin_token_problem(token) {
+            Some(problem) => Err(ConfigError::new("ADMIN_TOKEN", problem)),
+            None => Ok(Some(Secret::new(token))),
+        }
+    }
+
+    /// What in the configuration works but is surely not meant, each a line for the log that names its variable.
+    ///
+    /// # Errors
+    /// As [`Options::server`].
+    pub fn warnings(&self) -> Result<Vec<String>, ConfigError> {
+        let given = checks::Given {
+            has_database: self.database_url.is_some(),
+            mode: self.mode()?,
+            webhook_secrets: self.webhook_secret_list(),
+            api_key: trimmed(&self.stripe_secret_key),
+            admin_token: trimmed(&self.admin_token),
+            statuses: &self.entitled_statuses()?,
+        };
+        Ok(given.warnings())
+    }
+
+    /// A warning of a word in `RUST_LOG` that looks like a level and is none, so that less is logged than was meant.
+    pub fn filter_warning(&self) -> Option<String> {
+        let word = checks::misread_level(self.rust_log.as_deref()?)?;
+        Some(format!(
+            "RUST_LOG: {word:?} is no level but the name of a module; levels are error, warn, info, debug, trace, off"
+        ))
     }
 
     /// Where the server listens.
@@ -214,7 +263,7 @@ impl Options {
             stripe: self.stripe()?,
             mode: self.mode()?,
             trust: parsed("TRUST_CONNECT_METADATA", &self.trust_connect_metadata)?.unwrap_or_default(),
-            admin_token: self.admin_token(),
+            admin_token: self.admin_token()?,
             tolerance_secs: number("SIGNATURE_TOLERANCE_SECS", &self.signature_tolerance_secs, 300, 1..=u32::MAX)?
                 .into(),
             plans: self.price_plans()?,
@@ -234,11 +283,9 @@ impl Options {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| ConfigError::new("STRIPE_API_BASE", format!("{base:?} is no http or https URL")))?;
-        let Some(key) = self.stripe_secret_key.as_deref().map(str::trim).filter(|key| !key.is_empty()) else {
-            return Ok(None);
-        };
-        if key.bytes().any(|byte| !byte.is_ascii_graphic()) {
-            return Err(ConfigError::new("STRIPE_SECRET_KEY", "it holds a character that no key has"));
+        let Some(key) = trimmed(&self.stripe_secret_key) else { return Ok(None) };
+        if let Some(problem) = checks::api_key_problem(key) {
+            return Err(ConfigError::new("STRIPE_SECRET_KEY", problem));
         }
         let client = api::Client::new(base, Secret::new(key), timeout)
             .map_err(|error| ConfigError::new("STRIPE_SECRET_KEY", format!("no client can be made: {error}")))?;
@@ -246,7 +293,7 @@ impl Options {
     }
 
     fn mode(&self) -> Result<Mode, ConfigError> {
-        let of_key = || self.stripe_secret_key.as_deref().and_then(|key| Mode::of_key(key.trim()));
+        let of_key = || trimmed(&self.stripe_secret_key).and_then(Mode::of_key);
         Ok(parsed("STRIPE_MODE", &self.stripe_mode)?.or_else(of_key).unwrap_or_default())
     }
 
@@ -270,11 +317,16 @@ impl Options {
         let list = self.entitled_statuses.as_deref().unwrap_or("active,trialing,past_due");
         let statuses: Vec<_> =
             list.split(',').map(str::trim).filter(|status| !status.is_empty()).map(str::to_owned).collect();
-        if statuses.is_empty() {
-            return Err(ConfigError::new("ENTITLED_STATUSES", "it names no status, so nobody would be entitled"));
+        match checks::statuses_problem(&statuses) {
+            Some(problem) => Err(ConfigError::new("ENTITLED_STATUSES", problem)),
+            None => Ok(statuses),
         }
-        Ok(statuses)
     }
+}
+
+/// A secret without the white space around it, which a file or a paste may add; `None` if nothing is left.
+fn trimmed(given: &Option<String>) -> Option<&str> {
+    given.as_deref().map(str::trim).filter(|text| !text.is_empty())
 }
 
 /// The value if it is given; white space around it does not count.
@@ -347,7 +399,7 @@ mod tests {
             assert!(problem.starts_with(&format!("{variable}: ")) && !problem.contains('\n'), "{problem}");
         }
         let options = Options { rust_log: some("subledger=loud"), ..Options::default() };
-        assert!(options.logging().expect_err("bad").to_string().starts_with("RUST_LOG: "));
+        assert!(options.log_filter().expect_err("bad").to_string().starts_with("RUST_LOG: "));
         let options = Options { database_url: some(""), ..Options::default() };
         assert!(options.database().expect_err("bad").to_string().starts_with("DATABASE_URL: "));
     }

@@ -1,7 +1,8 @@
 //! The log: one line an entry, as text or as JSON. Whatever an entry holds, it cannot start a second line.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
+use std::panic::PanicHookInfo;
 
 use chrono::{SecondsFormat, Utc};
 use log::kv::{self, Key, Value, VisitSource};
@@ -10,7 +11,7 @@ use serde_json::Map;
 
 use crate::config::LogFormat;
 
-/// Starts logging to standard error. A second call changes nothing.
+/// Starts logging to standard error, panics included. A second call changes nothing.
 pub fn init(format: LogFormat, filter: &str) {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(filter);
@@ -20,20 +21,41 @@ pub fn init(format: LogFormat, filter: &str) {
     };
     let logger = builder.build();
     let most = logger.filter();
-    // Fails where there is a logger already, as in tests; that one then serves.
+    // Fails if there is a logger already, as in tests; that one then serves.
     if log::set_boxed_logger(Box::new(Discreet(logger))).is_ok() {
         log::set_max_level(most);
+        std::panic::set_hook(Box::new(log_panic));
     }
 }
 
-/// Keeps other crates from saying more than `info`, whatever the filter asks for: the database's driver would show
-/// the parameters of every statement, payloads among them.
+/// Writes an entry whatever the filter says, in the log's own format.
+pub fn write_unfiltered(format: LogFormat, level: Level, message: impl Display) {
+    let args = format_args!("{message}");
+    let record = Record::builder().args(args).level(level).target(env!("CARGO_CRATE_NAME")).build();
+    let mut out = io::stderr().lock();
+    let written = match format {
+        LogFormat::Text => write_text(&mut out, &record),
+        LogFormat::Json => write_json(&mut out, &record),
+    };
+    // If standard error is closed, nobody reads the log.
+    written.ok();
+}
+
+/// One entry for a panic. A message with values in it is left out: they may be a part of a payload.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    let message = info.payload().downcast_ref::<&str>().copied().unwrap_or("(a message with values is not logged)");
+    log::error!(location; "a thread panicked: {message}");
+}
+
+/// Keeps other crates from saying too much, whatever the filter asks for. At `debug` and `trace` the database's driver
+/// would show the parameters of every statement, payloads among them.
 struct Discreet<L>(L);
 
 impl<L: Log> Log for Discreet<L> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let crate_name = metadata.target().split("::").next();
-        (metadata.level() <= Level::Info || crate_name == Some(env!("CARGO_CRATE_NAME"))) && self.0.enabled(metadata)
+        needed_level(metadata)
+            .is_some_and(|level| self.0.enabled(&Metadata::builder().level(level).target(metadata.target()).build()))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -44,6 +66,22 @@ impl<L: Log> Log for Discreet<L> {
 
     fn flush(&self) {
         self.0.flush();
+    }
+}
+
+/// The level at which the filter must let a target through for an entry to be logged; `None` if it never is.
+fn needed_level(metadata: &Metadata<'_>) -> Option<Level> {
+    let (level, target) = (metadata.level(), metadata.target());
+    if target.split("::").next() == Some(env!("CARGO_CRATE_NAME")) {
+        return Some(level);
+    }
+    // Anybody can cause these errors, by sending bytes that are not HTTP.
+    let is_about_a_client = target.starts_with("actix_http::h1::");
+    match level {
+        Level::Debug | Level::Trace => None,
+        Level::Info => Some(Level::Debug),
+        Level::Error | Level::Warn if is_about_a_client => Some(Level::Debug),
+        Level::Error | Level::Warn => Some(level),
     }
 }
 
@@ -117,15 +155,23 @@ mod tests {
     }
 
     #[test]
-    fn other_crates_say_no_more_than_info() {
-        let logger = Discreet(env_logger::Builder::new().parse_filters("trace,tokio_postgres=trace").build());
-        for (level, target, expected) in [
-            (Level::Trace, "subledger::http::webhook", true),
-            (Level::Info, "actix_server::builder", true),
-            (Level::Debug, "tokio_postgres::query", false),
-            (Level::Trace, "subledger_but_another", false),
+    fn other_crates_say_no_more_than_they_should() {
+        let enabled = |filter: &str, level: Level, target: &str| {
+            let logger = Discreet(env_logger::Builder::new().parse_filters(filter).build());
+            logger.enabled(&Metadata::builder().level(level).target(target).build())
+        };
+        for (filter, level, target, expected) in [
+            ("info", Level::Info, "subledger::http::webhook", true),
+            ("info", Level::Info, "actix_server::builder", false),
+            ("info", Level::Error, "actix_server::accept", true),
+            ("info", Level::Error, "actix_http::h1::dispatcher", false),
+            ("debug", Level::Error, "actix_http::h1::dispatcher", true),
+            ("trace,tokio_postgres=trace", Level::Trace, "subledger::http::webhook", true),
+            ("trace,tokio_postgres=trace", Level::Info, "actix_server::builder", true),
+            ("trace,tokio_postgres=trace", Level::Debug, "tokio_postgres::query", false),
+            ("trace,tokio_postgres=trace", Level::Trace, "subledger_but_another", false),
         ] {
-            assert_eq!(logger.enabled(&Metadata::builder().level(level).target(target).build()), expected, "{target}");
+            assert_eq!(enabled(filter, level, target), expected, "{filter} {level} {target}");
         }
     }
 

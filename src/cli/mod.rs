@@ -10,6 +10,7 @@ mod progress;
 mod prune;
 mod reconcile;
 mod replay;
+mod samples;
 mod send;
 mod serve;
 pub(crate) mod target;
@@ -18,9 +19,10 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use log::Level;
 use rustls::crypto::ring;
 
-use crate::config::{ConfigError, Options};
+use crate::config::{ConfigError, LogFormat, Options, environment_wants_json};
 use crate::logging;
 
 /// Keeps an application's subscription table exactly in step with Stripe.
@@ -55,33 +57,46 @@ enum Command {
     Simulate(crate::simulate::Simulate),
 }
 
-/// What a command may end with: 0 done, 1 something failed, 2 usage.
+/// The result of a command: exit code 0 if it is done, 1 if something failed, 2 for wrong usage.
 pub(crate) type Outcome = Result<(), anyhow::Error>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let is_asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            // Nothing can be done about a terminal that takes no text.
-            error.print().ok();
-            return if is_asked_for { ExitCode::SUCCESS } else { ExitCode::from(2) };
-        }
+        Err(error) => return usage_error(&error),
     };
+    // A bad LOG_FORMAT is itself reported as text.
+    let format = cli.options.log_format().unwrap_or(LogFormat::Text);
     let outcome = start_logging(&cli.options).and_then(|()| run(cli));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("subledger: {error:#}");
+            match format {
+                LogFormat::Text => eprintln!("subledger: {error:#}"),
+                LogFormat::Json => logging::write_unfiltered(format, Level::Error, format!("{error:#}")),
+            }
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }
 }
 
+fn usage_error(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // Nothing can be done about a terminal that takes no text.
+        error.print().ok();
+        return ExitCode::SUCCESS;
+    }
+    if environment_wants_json() {
+        logging::write_unfiltered(LogFormat::Json, Level::Error, error.render());
+    } else {
+        error.print().ok();
+    }
+    ExitCode::from(2)
+}
+
 fn start_logging(options: &Options) -> Outcome {
-    let (format, filter) = options.logging()?;
-    logging::init(format, filter);
+    logging::init(options.log_format()?, options.log_filter()?);
     Ok(())
 }
 

@@ -52,12 +52,19 @@ pub(crate) fn webhook_secret(options: &Options) -> Result<Secret> {
 
 /// The configured admin token, else the one that `serve` made up in this folder.
 pub(crate) fn admin_token(options: &Options) -> Result<Secret> {
-    match options.admin_token() {
+    match options.admin_token()? {
         Some(token) => Ok(token),
         None => Home::at(Path::new("."))
             .admin_token()
             .context("ADMIN_TOKEN: it is needed for this, since no server has made one up in this folder"),
     }
+}
+
+/// The admin token as a command for the shell names it, without showing it.
+pub(crate) fn admin_token_in_shell(options: &Options) -> Result<String> {
+    let home = Home::at(Path::new("."));
+    let is_kept = options.admin_token()?.is_none() && home.admin_token().is_ok();
+    Ok(if is_kept { format!("$(cat {})", home.admin_token_path().display()) } else { "$ADMIN_TOKEN".to_owned() })
 }
 
 /// A running server's database.

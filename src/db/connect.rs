@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use diesel::QueryResult;
 use diesel::result::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::hosts::{self, Opened, chain};
@@ -33,6 +33,28 @@ const SESSION_SETTINGS: &str = "
 /// statement waits, and that it compresses payloads the cheap way (a fifth less of its CPU for each event).
 const OPTIONAL_SETTINGS: [&str; 2] =
     ["SET client_connection_check_interval = '100ms'", "SET default_toast_compression = 'lz4'"];
+
+/// The options in a URL that tokio-postgres takes, beside those that are read here.
+const OPTIONS: [&str; 18] = [
+    "application_name",
+    "channel_binding",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "load_balance_hosts",
+    "options",
+    "password",
+    "port",
+    "sslnegotiation",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "user",
+];
 
 /// How long putting a session in order may take.
 const SETUP_LIMIT: Duration = Duration::from_secs(5);
@@ -65,6 +87,7 @@ impl Target {
             "it does not start with postgres://"
         );
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        ensure_escaped(base, query)?;
         let mut ssl_mode = None;
         let mut root_file = None;
         let mut kept = Vec::new();
@@ -76,7 +99,10 @@ impl Target {
                 // libpq's newer words; without standbys that take writes they mean the same.
                 "target_session_attrs" if value == "primary" => kept.push("target_session_attrs=read-write"),
                 "target_session_attrs" if value == "standby" => kept.push("target_session_attrs=read-only"),
-                _ => kept.push(pair),
+                _ if OPTIONS.contains(&name) => kept.push(pair),
+                // In a URL with an unescaped password this may be a part of it.
+                _ if query.contains('@') => bail!("an option after the ? is unknown"),
+                _ => bail!("the option {name:?} is unknown"),
             }
         }
         let mut config: tokio_postgres::Config =
@@ -87,6 +113,34 @@ impl Target {
         fill_in(&mut config);
         let tls = MakeRustlsConnect::new(tls::client_config(verification, root_file.as_deref())?);
         Ok(Self { config, limit, tls })
+    }
+
+    /// The same with `password`, unless the URL names one or `password` is empty.
+    #[must_use]
+    pub fn with_default_password(mut self, password: &str) -> Self {
+        if self.config.get_password().is_none() && !password.is_empty() {
+            self.config.password(password);
+        }
+        self
+    }
+
+    /// User, hosts and name of the database, for the log; no password.
+    pub fn describe(&self) -> String {
+        let port = |index| {
+            let ports = self.config.get_ports();
+            ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432)
+        };
+        let host = |(index, host): (usize, &Host)| match host {
+            Host::Tcp(name) => format!("{name}:{}", port(index)),
+            Host::Unix(path) => path.display().to_string(),
+        };
+        let mut hosts: Vec<_> = self.config.get_hosts().iter().enumerate().map(host).collect();
+        if hosts.is_empty() {
+            hosts = self.config.get_hostaddrs().iter().map(ToString::to_string).collect();
+        }
+        let user = self.config.get_user().map(|user| format!("{user}@")).unwrap_or_default();
+        let name = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        format!("postgres://{user}{}/{name}", hosts.join(","))
     }
 
     /// Opens a connection and puts its session in order.
@@ -143,6 +197,17 @@ async fn set_up(conn: &mut AsyncPgConnection) -> QueryResult<()> {
             log::debug!("the database does not take `{setting}`: {error}");
         }
     }
+    Ok(())
+}
+
+/// Refuses a URL in which an unescaped password would be taken for a host, a port or an option: errors show those.
+fn ensure_escaped(base: &str, query: &str) -> Result<()> {
+    let signs = base.matches('@').count();
+    let has_colon = base.split_once("://").is_some_and(|(_, rest)| rest.contains(':'));
+    ensure!(
+        signs < 2 && (signs == 1 || !has_colon || !query.contains('@')),
+        "a special character is not escaped; in a user or password, write @ as %40, ? as %3F, / as %2F, % as %25"
+    );
     Ok(())
 }
 
@@ -219,11 +284,40 @@ mod tests {
             "postgres://u:hunter2@h/db?nonsense=1",
             "postgres://u:hunter2@h/db?sslmode=verify-ca&sslrootcert=/nonexistent.pem",
             "postgres://u:hunter2@h/db?sslmode=require&sslrootcert=system",
+            "postgres://u:pa@hunter2@h/db",
+            "postgres://u:hunter2@pa@h:1/db",
+            "postgres://u:pa?hunter2@h/db",
+            "postgres://u:1234?hunter2=@h/db",
+            "postgres://a@b:pa?hunter2@h/db",
+            "postgres://u:pa/hunter2@x@h/db",
         ] {
             let error = format!("{:#} {0:?}", Target::parse(url).expect_err(url));
             assert!(!error.contains("hunter2"), "{error}");
         }
-        let shown = format!("{:?}", Target::parse("postgres://u:hunter2@h/db").unwrap());
+        let target = Target::parse("postgres://u:hunter2@h/db").unwrap();
+        let shown = format!("{target:?} {}", target.describe());
         assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_database_is_described_by_user_hosts_and_name() {
+        for (url, described) in [
+            ("postgres://u:p@h1:1,h2:2/db?sslmode=require", "postgres://u@h1:1,h2:2/db"),
+            ("postgres://u@h", "postgres://u@h:5432/u"),
+            ("postgres:///db?host=/run/pg&user=u", "postgres://u@/run/pg/db"),
+        ] {
+            assert_eq!(Target::parse(url).unwrap().describe(), described);
+        }
+    }
+
+    #[test]
+    fn a_default_password_does_not_replace_that_of_the_url() {
+        let password = |url: &str, default: &str| {
+            let target = Target::parse(url).unwrap().with_default_password(default);
+            target.config.get_password().map(|password| String::from_utf8(password.to_vec()).unwrap())
+        };
+        assert_eq!(password("postgres://u@h/db", "other").as_deref(), Some("other"));
+        assert_eq!(password("postgres://u:own@h/db", "other").as_deref(), Some("own"));
+        assert_eq!(password("postgres://u@h/db", ""), None);
     }
 }

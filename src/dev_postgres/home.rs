@@ -28,10 +28,12 @@ impl Home {
     /// Creates `dir` when it is absent and makes this process its one owner.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         create(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
-        let dir = fs::canonicalize(dir).with_context(|| format!("cannot enter the directory {}", dir.display()))?;
-        make_private(&dir)?;
-        let lock = lock(&dir)?;
-        Ok(Self { dir, _lock: lock })
+        let handle = open_own(dir)?;
+        make_private(dir, &handle)?;
+        let path = fs::canonicalize(dir).with_context(|| format!("cannot enter the directory {}", dir.display()))?;
+        ensure_same(&path, &handle)?;
+        let lock = lock(&path)?;
+        Ok(Self { dir: path, _lock: lock })
     }
 
     /// Its absolute path, without symbolic links.
@@ -69,24 +71,72 @@ fn create(dir: &Path) -> std::io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         result => result,
     }
 }
 
-/// In someone else's directory files could be swapped under our hands.
-fn make_private(dir: &Path) -> Result<()> {
-    let metadata = fs::metadata(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+/// Opens `dir` if it is a directory of this user's, and no symbolic link to one: whoever may write to the directory
+/// above could put a link there, and have us write to a directory of their choice.
+fn open_own(dir: &Path) -> Result<File> {
+    let shown = dir.display();
+    if fs::symlink_metadata(dir).is_ok_and(|metadata| metadata.is_symlink()) {
+        bail!("{shown} is a symbolic link, which is not followed; remove it, or run subledger in another directory");
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(dir);
+    let handle = match opened {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(not_ours_or(dir, error)),
+        result => result.with_context(|| format!("cannot open the directory {shown}"))?,
+    };
+    let owner = handle.metadata().with_context(|| format!("cannot read {shown}"))?.uid();
+    ensure_owner(dir, owner)?;
+    Ok(handle)
+}
+
+/// A directory that cannot be opened is most often somebody else's.
+fn not_ours_or(dir: &Path, error: std::io::Error) -> anyhow::Error {
+    let owner = fs::symlink_metadata(dir).map(|metadata| ensure_owner(dir, metadata.uid()));
+    match owner {
+        Ok(Err(not_ours)) => not_ours,
+        _ => anyhow::Error::from(error).context(format!("cannot open the directory {}", dir.display())),
+    }
+}
+
+fn ensure_owner(dir: &Path, owner: u32) -> Result<()> {
     let us = Uid::effective().as_raw();
-    if metadata.uid() != us {
+    if owner != us {
         bail!(
-            "{} belongs to user {}, but this is user {us}: run subledger as its owner, or in another directory",
-            dir.display(),
-            metadata.uid()
+            "{} belongs to user {owner}, but this is user {us}: run subledger as its owner, or in another directory",
+            dir.display()
         );
     }
-    if metadata.mode() & 0o077 != 0 {
-        fs::set_permissions(dir, Permissions::from_mode(0o700))
+    Ok(())
+}
+
+/// Refuses a symbolic link and a directory of another user.
+pub(super) fn ensure_own_if_present(dir: &Path) -> Result<()> {
+    match fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        _ => open_own(dir).map(drop),
+    }
+}
+
+/// Refuses a path at which another directory stands than the one that was checked.
+fn ensure_same(path: &Path, handle: &File) -> Result<()> {
+    let opened = handle.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+    let found = fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if (opened.dev(), opened.ino()) != (found.dev(), found.ino()) {
+        bail!("{} was replaced while it was opened", path.display());
+    }
+    Ok(())
+}
+
+fn make_private(dir: &Path, handle: &File) -> Result<()> {
+    let mode = handle.metadata().with_context(|| format!("cannot read {}", dir.display()))?.mode();
+    if mode & 0o077 != 0 {
+        handle
+            .set_permissions(Permissions::from_mode(0o700))
             .with_context(|| format!("cannot make {} private", dir.display()))?;
     }
     Ok(())
@@ -172,6 +222,22 @@ mod tests {
         std::os::unix::fs::chown(tmp.path(), Some(65_534), None).unwrap();
         let message = Home::open(tmp.path()).unwrap_err().to_string();
         assert!(message.contains("belongs to user 65534"), "{message}");
+    }
+
+    #[test]
+    fn refuses_a_link_and_leaves_its_target_as_it_is() {
+        let tmp = tempfile::tempdir().unwrap();
+        let target = tmp.path().join("target");
+        fs::create_dir(&target).unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o755)).unwrap();
+        let link = tmp.path().join("link");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        for message in [Home::open(&link).unwrap_err(), ensure_own_if_present(&link).unwrap_err()] {
+            assert!(message.to_string().contains("is a symbolic link"), "{message}");
+        }
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o755);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+        ensure_own_if_present(&tmp.path().join("absent")).unwrap();
     }
 
     #[test]

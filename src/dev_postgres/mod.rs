@@ -23,18 +23,21 @@ mod process;
 mod programs;
 pub mod secrets;
 mod server;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use data_dir::DataDir;
 use home::Home;
+use process::ServerUser;
 use programs::{Places, Programs};
 use server::Server;
+pub use supervisor::Supervised;
 
 /// The name of the database, of its owner and of the cluster's superuser.
 const NAME: &str = "subledger";
@@ -46,11 +49,13 @@ const NAME: &str = "subledger";
 /// [`start`](Self::start) does (elsewhere).
 #[derive(Debug)]
 pub struct PrivatePostgres {
-    // Dropped in this order: the lock in `_home` is given up last.
+    // Dropped in this order: the lock in `home` is given up last.
     server: Server,
     url: String,
     data: DataDir,
-    _home: Home,
+    programs: Programs,
+    user: Option<ServerUser>,
+    home: Home,
 }
 
 impl PrivatePostgres {
@@ -76,7 +81,14 @@ impl PrivatePostgres {
         leftover::clear(&data)?;
         let server = Server::start(&programs, &data, user, &home.log_path())?;
         let url = url_of(&data.client_socket_dir()?);
-        Ok(Self { server, url, data, _home: home })
+        Ok(Self { server, url, data, programs, user, home })
+    }
+
+    /// Starts the server again after it has died.
+    fn restart(&mut self) -> Result<()> {
+        leftover::clear(&self.data)?;
+        self.server = Server::start(&self.programs, &self.data, self.user, &self.home.log_path())?;
+        Ok(())
     }
 
     /// The URL of the database `subledger`, of which the user `subledger` is
@@ -93,6 +105,18 @@ impl PrivatePostgres {
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         self.data.path()
+    }
+
+    /// The absolute path of the directory that holds the cluster, the log and the lock.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.home.dir()
+    }
+
+    /// The file that the server writes its log to.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.home.log_path()
     }
 
     /// Whether the server still runs.
@@ -124,8 +148,9 @@ impl RunningPostgres {
     ///
     /// # Errors
     ///
-    /// When the directory cannot be entered.
+    /// When the directory cannot be entered, is a symbolic link, or belongs to another user.
     pub fn find(dir: &Path) -> Result<Option<Self>> {
+        home::ensure_own_if_present(dir)?;
         let path = dir.join("data");
         if !path.exists() {
             return Ok(None);

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::views::Recorded as RecordedView;
 use super::{ApiError, State, body, disconnect, openapi, request_id};
+use crate::handlers::Outcome;
 use crate::metrics::{FailureReason, Metrics};
 use crate::service::{Recorded, ServiceError};
 use crate::stripe::Event;
@@ -76,6 +77,7 @@ fn signature_header(request: &HttpRequest) -> Result<Option<&[u8]>, SignatureErr
 struct Delivery<'a> {
     id: String,
     event_type: String,
+    customer: Option<String>,
     created: Option<DateTime<Utc>>,
     request_id: String,
     started: Instant,
@@ -87,7 +89,8 @@ struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     fn new(event: &Event, request_id: String, started: Instant, metrics: &'a Metrics) -> Self {
         let (id, event_type, created) = (event.id.clone(), event.event_type.clone(), event.created);
-        Self { id, event_type, created, request_id, started, arrived: Utc::now(), metrics, has_ended: false }
+        let customer = event.customer_id.clone();
+        Self { id, event_type, customer, created, request_id, started, arrived: Utc::now(), metrics, has_ended: false }
     }
 
     fn end(&mut self, result: &Result<Recorded, ServiceError>) {
@@ -101,6 +104,13 @@ impl<'a> Delivery<'a> {
                 }
                 let outcome = recorded.as_str();
                 log::info!(event_id = id, event_type, outcome, millis, request_id; "delivery");
+                if let (Recorded::First(Outcome::Parked), Some(customer)) = (recorded, &self.customer) {
+                    log::info!(
+                        event_id = id, customer, request_id;
+                        "parked until the customer is linked to an account and, for an invoice, its subscription has a row; \
+                         link it with POST /api/v1/accounts or INSERT INTO accounts (name, stripe_customer_id)"
+                    );
+                }
             }
             Err(error) => {
                 log::error!(event_id = id, event_type, millis, request_id; "delivery failed: {}", error.chain());

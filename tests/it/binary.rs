@@ -16,6 +16,15 @@ fn a_bad_value_stops_the_start_with_one_line_that_names_the_variable() {
     for (variable, value) in [
         ("DATABASE_URL", "mysql://root:hunter2@localhost/x"),
         ("DATABASE_URL", ""),
+        ("DATABASE_URL", "postgres://root:secret@hunter2@localhost/x"),
+        ("DATABASE_URL", "postgres://root:secret?hunter2@localhost/x"),
+        ("STRIPE_SECRET_KEY", "pk_live_hunter2"),
+        ("STRIPE_SECRET_KEY", "sk_live_…"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_…"),
+        ("STRIPE_WEBHOOK_SECRET", "sk_live_hunter2"),
+        ("ADMIN_TOKEN", "…"),
+        ("ENTITLED_STATUSES", "activ"),
         ("BIND_ADDR", "nowhere"),
         ("POOL_SIZE", "-3"),
         ("SIGNATURE_TOLERANCE_SECS", "0"),
@@ -27,7 +36,7 @@ fn a_bad_value_stops_the_start_with_one_line_that_names_the_variable() {
         ("TRUST_CONNECT_METADATA", "maybe"),
         ("STRIPE_API_BASE", "nonsense"),
     ] {
-        let output = run(subledger(folder.path()).env(variable, value));
+        let output = run(subledger(folder.path()).env("STRIPE_WEBHOOK_SECRET", "whsec_test").env(variable, value));
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{variable}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");

@@ -87,11 +87,13 @@ async fn the_private_database_is_found_whether_or_not_a_server_runs_it() {
     let sent = binary::run(binary::subledger(folder.path()).args([
         "send",
         "customer.subscription.created",
+        "--life",
+        "1",
         "--url",
         &server.url("/api/v1/webhooks/stripe"),
     ]));
     assert!(sent.status.success(), "{}", binary::text(&sent.stderr));
-    let parked = "evt_SampleCreated0001 parked\n1 parked\n";
+    let parked = "evt_Sample1Created0001 parked\n1 parked\n";
     assert_eq!(binary::text(&replay(&["--parked"]).stdout), parked);
     server.signal(Signal::SIGTERM);
     assert!(server.child.wait().unwrap().success());

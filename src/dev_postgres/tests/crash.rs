@@ -29,11 +29,49 @@ fn recovers_when_the_server_was_killed() {
     drop(busy.join());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervised_server_that_was_killed_is_started_again() {
+    let (_tmp, dir) = home();
+    let start = {
+        let dir = dir.clone();
+        move || PrivatePostgres::start(&dir).unwrap()
+    };
+    let postgres = tokio::task::spawn_blocking(start).await.unwrap();
+    let first = server_pid(&dir);
+    let supervised = postgres.supervise();
+    kill(first, Signal::SIGKILL).unwrap();
+    let is_restarted = || {
+        let text = fs::read_to_string(dir.join("data/postmaster.pid")).unwrap_or_default();
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        Ok::<_, Errno>(lines.first() != Some(&first.to_string().as_str()) && lines.get(7) == Some(&"ready"))
+    };
+    assert!(tokio::task::block_in_place(|| poll_until(Duration::from_secs(30), is_restarted)).unwrap());
+    let second = server_pid(&dir);
+    supervised.stop().await.unwrap();
+    assert!(is_gone(second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervised_server_that_cannot_start_is_given_up_with_its_log() {
+    let (_tmp, dir) = home();
+    let start = {
+        let dir = dir.clone();
+        move || PrivatePostgres::start(&dir).unwrap()
+    };
+    let postgres = tokio::task::spawn_blocking(start).await.unwrap();
+    fs::write(dir.join("data/postgresql.conf"), "no_such_setting = 1\n").unwrap();
+    let mut supervised = postgres.supervise();
+    kill(server_pid(&dir), Signal::SIGKILL).unwrap();
+    tokio::time::timeout(Duration::from_secs(90), supervised.given_up()).await.expect("gave up in time");
+    let error = supervised.stop().await.unwrap_err().to_string();
+    assert!(error.contains("postgres.log"), "{error}");
+}
+
 #[test]
 fn replaces_a_server_that_a_former_run_left_behind() {
     let (_tmp, dir) = home();
-    let PrivatePostgres { server, _home, .. } = PrivatePostgres::start(&dir).unwrap();
-    drop(_home); // as if its owner were gone
+    let PrivatePostgres { server, home, .. } = PrivatePostgres::start(&dir).unwrap();
+    drop(home); // as if its owner were gone
     let left_behind = server_pid(&dir);
     let postgres = PrivatePostgres::start(&dir).unwrap();
     assert!(is_gone(left_behind));
@@ -57,7 +95,7 @@ fn runs_until_it_is_killed() {
 /// Starts a server in another process and kills that process.
 fn start_and_kill(dir: &Path) -> Pid {
     let mut process = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "postgres::tests::crash::runs_until_it_is_killed"])
+        .args(["--exact", "dev_postgres::tests::crash::runs_until_it_is_killed"])
         .arg("--nocapture")
         .env("SUBLEDGER_TEST_HOME", dir)
         .stdout(Stdio::piped())

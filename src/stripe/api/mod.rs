@@ -62,6 +62,11 @@ impl Client {
         Ok(Self { http, base, key: Arc::new(key) })
     }
 
+    /// The host that is called, for the log.
+    pub fn host(&self) -> &str {
+        self.base.host_str().unwrap_or_default()
+    }
+
     /// The subscription as it is now; `None` where Stripe answers 404. `GET /v1/subscriptions/{id}`.
     ///
     /// # Errors

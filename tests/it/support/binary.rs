@@ -31,6 +31,8 @@ pub fn text(bytes: &[u8]) -> String {
 pub struct Server {
     pub child: Child,
     pub address: String,
+    /// The log's lines up to the one that says where it listens.
+    pub start_log: Vec<String>,
     log: Receiver<String>,
 }
 
@@ -46,15 +48,14 @@ impl Server {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, log) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut server = Self { child, address: String::new(), log };
-        let mut seen = Vec::new();
+        let mut server = Self { child, address: String::new(), start_log: Vec::new(), log };
         while server.address.is_empty() {
             let line = server.log.recv_timeout(Duration::from_secs(60));
-            let line = line.unwrap_or_else(|_| panic!("the server does not listen:\n{}", seen.join("\n")));
+            let line = line.unwrap_or_else(|_| panic!("the server does not listen:\n{}", server.start_log.join("\n")));
             if let Some((_, address)) = line.split_once("listening on http://") {
                 server.address = address.split('"').next().unwrap().to_owned();
             }
-            seen.push(line);
+            server.start_log.push(line);
         }
         server
     }
