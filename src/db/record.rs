@@ -87,8 +87,9 @@ macro_rules! is_new {
 macro_rules! insert {
     ($received_at:expr) => {
         concat!("INSERT INTO stripe_events (id, type, outcome, api_version, livemode, connect_account, created, received_at,
-             customer_id, subscription_id, account_id, payload)
-         SELECT $1, $2, $3, $4, $5, $6, $7, ", $received_at, ", $8, $9, account_id, $10
+             customer_id, subscription_id, account_id, payload, object_id)
+         SELECT $1, $2, $3, $4, $5, $6, $7, ", $received_at, ", $8, $9, account_id, $10,
+             CASE WHEN $2 NOT LIKE 'customer.subscription.%' THEN COALESCE($10 #>> '{data,object,id}', '') END
          FROM change")
     };
 }

@@ -34,6 +34,7 @@ diesel::table! {
         customer_id -> Nullable<Text>,
         subscription_id -> Nullable<Text>,
         payload -> Nullable<Jsonb>,
+        is_open -> Bool,
     }
 }
 
@@ -52,6 +53,7 @@ diesel::table! {
         subscription_id -> Nullable<Text>,
         account_id -> Nullable<Uuid>,
         payload -> Jsonb,
+        object_id -> Nullable<Text>,
     }
 }
 

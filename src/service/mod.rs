@@ -3,6 +3,7 @@
 
 mod accounts;
 mod at_once;
+mod backfill;
 mod batch;
 mod deliver;
 mod drift;
@@ -30,10 +31,10 @@ pub use deliver::Recorded;
 pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
-pub use overview::{CHART_HOURS, Overview};
+pub use overview::{CHART_DAYS, CHART_HOURS, COUNT_LIMIT, LAG_EVENTS, Overview};
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
-pub use search::{Found, Story};
+pub use search::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
 pub use upkeep::{Prunable, Replayable};
 
 use at_once::Queue;
@@ -69,6 +70,7 @@ pub struct Service {
     parts: Arc<Parts>,
     room: Arc<Room>,
     queue: Arc<Queue>,
+    finished_hours: Arc<overview::FinishedHours>,
 }
 
 /// How long one attempt at a transaction may take; in the long way, waiting for a connection included. Longer than the
@@ -82,7 +84,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default() }
+        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default(), finished_hours: Arc::default() }
     }
 
     /// Where what happens is counted.
