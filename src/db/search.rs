@@ -19,6 +19,24 @@ pub async fn account_of_subscription(conn: &mut Conn, id: &str) -> QueryResult<O
         .optional()
 }
 
+/// The number of rows that come before a subscription's in its account's list, newest first.
+pub async fn position_in_account(conn: &mut Conn, id: &str) -> QueryResult<i64> {
+    #[derive(QueryableByName)]
+    struct Position {
+        #[diesel(sql_type = BigInt)]
+        position: i64,
+    }
+    let found: Position = diesel::sql_query(
+        "SELECT count(*) AS position FROM subscriptions one JOIN subscriptions newer ON newer.account_id = one.account_id
+         WHERE one.stripe_subscription_id = $1
+           AND (newer.created_at > one.created_at OR (newer.created_at = one.created_at AND newer.id < one.id))",
+    )
+    .bind::<Text, _>(id)
+    .get_result(conn)
+    .await?;
+    Ok(found.position)
+}
+
 /// The account to which a customer is linked.
 pub async fn account_of_customer(conn: &mut Conn, customer: &str) -> QueryResult<Option<Uuid>> {
     let first = accounts::table.filter(accounts::stripe_customer_id.eq(customer)).select(accounts::id);
@@ -44,6 +62,24 @@ pub async fn newest_event_about(conn: &mut Conn, object_id: &str) -> QueryResult
          ORDER BY object_id DESC, received_at DESC, id DESC LIMIT 1",
     )
     .bind::<Text, _>(object_id)
+    .get_result(conn)
+    .await
+    .optional()?;
+    Ok(found.map(|found| found.id))
+}
+
+/// The newest event about the object with this id among the `depth` greatest ids of those whose `object_id` is still to
+/// be filled; reads their payloads.
+pub async fn unfilled_event_about(conn: &mut Conn, object_id: &str, depth: i64) -> QueryResult<Option<String>> {
+    let found: Option<Id> = diesel::sql_query(
+        "SELECT id FROM (SELECT id, received_at, payload FROM stripe_events
+                         WHERE object_id IS NULL AND type NOT LIKE 'customer.subscription.%'
+                         ORDER BY id DESC LIMIT $2) AS unfilled
+         WHERE payload #>> '{data,object,id}' = $1
+         ORDER BY received_at DESC, id DESC LIMIT 1",
+    )
+    .bind::<Text, _>(object_id)
+    .bind::<BigInt, _>(depth)
     .get_result(conn)
     .await
     .optional()?;

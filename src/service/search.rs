@@ -15,6 +15,9 @@ pub const NAME_SEARCH_DEPTH: i64 = 20_000;
 /// The most accounts that a search by name finds.
 pub const MAX_NAMED_ACCOUNTS: usize = 50;
 
+/// How many payloads are read of the events that cannot be found by their object's id yet.
+const UNFILLED_DEPTH: i64 = 5_000;
+
 /// The most events of a story.
 const STORY_EVENTS: usize = 100;
 
@@ -31,6 +34,8 @@ pub enum Found {
         account: Uuid,
         /// The subscription, by Stripe's id.
         id: String,
+        /// Its position among the account's subscriptions, newest first, counted from 0.
+        position: i64,
     },
     /// Events of a customer that is linked to no account.
     EventsOfCustomer,
@@ -150,7 +155,8 @@ async fn by_id(conn: &mut Conn, id: &str) -> QueryResult<Option<Found>> {
         return Ok(Some(Found::Event(event.id)));
     }
     if let Some(account) = search::account_of_subscription(conn, id).await? {
-        return Ok(Some(Found::Subscription { account, id: id.to_owned() }));
+        let position = search::position_in_account(conn, id).await?;
+        return Ok(Some(Found::Subscription { account, id: id.to_owned(), position }));
     }
     if let Some(account) = search::account_of_customer(conn, id).await? {
         return Ok(Some(Found::Account(account)));
@@ -162,7 +168,11 @@ async fn by_id(conn: &mut Conn, id: &str) -> QueryResult<Option<Found>> {
     if !listing::of_subscription(conn, id, 1).await?.is_empty() {
         return Ok(Some(Found::EventsOfSubscription));
     }
-    Ok(search::newest_event_about(conn, id).await?.map(Found::Event))
+    let event = match search::newest_event_about(conn, id).await? {
+        Some(event) => Some(event),
+        None => search::unfilled_event_about(conn, id, UNFILLED_DEPTH).await?,
+    };
+    Ok(event.map(Found::Event))
 }
 
 async fn by_name(conn: &mut Conn, text: &str) -> QueryResult<Option<Found>> {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::error::PageError;
 use super::events;
 use super::page::{Here, Page, Viewer, html, see_other};
+use super::paging::path_of_position;
 use super::show::{account_path, count, encode, event_path};
 use crate::http::{ApiError, State};
 use crate::service::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH};
@@ -56,9 +57,8 @@ pub async fn show(
         match state.service.search(text.clone()).await.map_err(ApiError::of_request)? {
             Found::Event(id) => return Ok(see_other(&event_path(&id))),
             Found::Account(account) => return Ok(see_other(&account_path(account))),
-            Found::Subscription { account, id } => {
-                let id = encode(&id);
-                return Ok(see_other(&format!("{}#{id}", account_path(account))));
+            Found::Subscription { account, id, position } => {
+                return Ok(see_other(&format!("{}#{}", path_of_position(account, position), encode(&id))));
             }
             Found::EventsOfCustomer => return Ok(see_other(&events::path_of_customer(&text))),
             Found::EventsOfSubscription => return Ok(see_other(&events::path_of_subscription(&text))),
