@@ -66,12 +66,14 @@ const FAILED_COLUMNS: &str = "event_id AS id, type, 'failed' AS status, created,
 
 /// The condition that `event_failures AS failure` is the first failure of an event that is not recorded.
 ///
-/// Scalar subqueries on purpose: the planner would turn an anti join into a hash join over both tables.
+/// Scalar subqueries, since the planner would turn an anti join into a hash join over both tables; and a CASE, of which
+/// the planner expects half to be true, so that it reads in the list's order and stops at the limit.
 macro_rules! is_first_of_failing_event {
     () => {
-        "(SELECT id FROM stripe_events WHERE stripe_events.id = failure.event_id) IS NULL
-         AND failure.id = (SELECT first.id FROM event_failures first WHERE first.event_id = failure.event_id
-                           ORDER BY first.failed_at, first.id LIMIT 1)"
+        "CASE WHEN (SELECT id FROM stripe_events WHERE stripe_events.id = failure.event_id) IS NULL
+               AND failure.id = (SELECT first.id FROM event_failures first WHERE first.event_id = failure.event_id
+                                 ORDER BY first.failed_at, first.id LIMIT 1)
+         THEN true ELSE false END"
     };
 }
 pub(super) use is_first_of_failing_event;
@@ -168,8 +170,8 @@ fn recorded_of_key(filter: &Filter) -> String {
 
 /// Reads the newest events of each pair of a type and an outcome, and merges them.
 ///
-/// The bounds are row comparisons and the order names every column so that no other index than that on (type, outcome,
-/// received_at, id) has this order: with equalities the planner may walk the whole table by time, if it takes type and
+/// The comparison of the type by ANY makes the type a part of the order, which no other index than that on (type,
+/// outcome, received_at, id) has. With an equality the planner may walk the whole table by time, if it takes type and
 /// outcome for independent.
 fn recorded_of_kinds(filter: &Filter) -> String {
     let types = if filter.event_type.is_some() { "SELECT $1 AS type" } else { RECORDED_TYPES };
@@ -180,11 +182,9 @@ fn recorded_of_kinds(filter: &Filter) -> String {
              SELECT newest.id
              FROM ({types}) AS types, ({outcomes}) AS outcomes (outcome),
                   LATERAL (SELECT id, received_at FROM stripe_events event
-                           WHERE (event.type, event.outcome) >= (types.type, outcomes.outcome)
-                             AND (event.type, event.outcome, event.received_at, event.id)
-                               < (types.type, outcomes.outcome, COALESCE($6, 'infinity'), $7)
-                           ORDER BY event.type DESC, event.outcome DESC, event.received_at DESC, event.id DESC
-                           LIMIT $8) AS newest
+                           WHERE event.type = ANY (ARRAY[types.type]) AND event.outcome = outcomes.outcome
+                             AND (event.received_at, event.id) < (COALESCE($6, 'infinity'), $7)
+                           ORDER BY event.type DESC, event.received_at DESC, event.id DESC LIMIT $8) AS newest
              ORDER BY newest.received_at DESC, newest.id DESC LIMIT $8))"
     )
 }
@@ -196,9 +196,8 @@ pub async fn longest_parked(conn: &mut Conn, limit: i64) -> QueryResult<Vec<List
              SELECT oldest.id
              FROM ({RECORDED_TYPES}) AS types,
                   LATERAL (SELECT id, received_at FROM stripe_events event
-                           WHERE (event.type, event.outcome) >= (types.type, 'parked')
-                             AND (event.type, event.outcome) <= (types.type, 'parked')
-                           ORDER BY event.type, event.outcome, event.received_at, event.id LIMIT $1) AS oldest
+                           WHERE event.type = ANY (ARRAY[types.type]) AND event.outcome = 'parked'
+                           ORDER BY event.type, event.received_at, event.id LIMIT $1) AS oldest
              ORDER BY oldest.received_at, oldest.id LIMIT $1))
          ORDER BY received_at, id"
     ))
@@ -216,10 +215,10 @@ fn failing_of_key(filter: &Filter) -> String {
     )
 }
 
-/// Walks the index of open failures, by type if there is one. See [`recorded_of_kinds`] about the bounds.
+/// Walks the index of open failures, by type if there is one. See [`recorded_of_kinds`] about the comparison by ANY.
 fn failing_newest(filter: &Filter) -> String {
     let (of_type, order) = match filter.event_type {
-        Some(_) => ("type >= $1 AND type <= $1", "type DESC, failed_at DESC, event_id DESC"),
+        Some(_) => ("type = ANY (ARRAY[$1])", "type DESC, failed_at DESC, event_id DESC"),
         None => ("true", "failed_at DESC, event_id DESC"),
     };
     format!(

@@ -18,7 +18,7 @@ pub const CHART_HOURS: i64 = 24;
 pub const CHART_DAYS: i64 = 7;
 
 /// Failing and parked events are counted up to this number.
-pub const COUNT_LIMIT: i64 = 10_000;
+pub const COUNT_LIMIT: i64 = 1_000;
 
 /// The number of newest events of which the delivery lag is computed.
 pub const LAG_EVENTS: i64 = 1_000;

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_count_that_reached_its_limit_says_so() {
         assert_eq!(counted_up_to_limit(1), "1 event");
-        assert_eq!(counted_up_to_limit(COUNT_LIMIT), "10,000 or more events");
+        assert_eq!(counted_up_to_limit(COUNT_LIMIT), "1,000 or more events");
     }
 
     #[test]
