@@ -11,6 +11,7 @@ use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::db::connect::Target;
@@ -35,6 +36,7 @@ const LARGEST_BODIES: usize = 32;
 /// A server that is bound to its address.
 pub struct Application {
     server: Server,
+    service: Service,
     address: SocketAddr,
 }
 
@@ -76,6 +78,7 @@ impl Application {
         let service = service(&config, database);
         service.start_sweep();
         service.remember_last_event().await.context("cannot read when the last event came")?;
+        let background = service.clone();
         let state = Data::new(State {
             service,
             webhook_secrets: config.webhook_secrets,
@@ -105,7 +108,7 @@ impl Application {
         .bind(config.bind_addr)
         .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
         let address = *server.addrs().first().context("the server listens nowhere")?;
-        Ok(Self { server: server.run(), address })
+        Ok(Self { server: server.run(), service: background, address })
     }
 
     /// Where it listens.
@@ -125,6 +128,9 @@ impl Application {
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<()> {
         let handle = self.server.handle();
         let mut server = tokio::spawn(self.server);
+        // Ends with this function: dropping the set aborts it.
+        let mut jobs = JoinSet::new();
+        jobs.spawn(self.service.backfill());
         tokio::select! {
             // Not told to, and so a failure also where it ends without an error.
             ended = &mut server => {

@@ -40,12 +40,12 @@ pub async fn insert(conn: &Conn, rows: &[NewEvent<'_>]) -> QueryResult<usize> {
     }
     let statement = diesel::sql_query(
         "INSERT INTO stripe_events (id, type, outcome, api_version, livemode, connect_account, created, received_at,
-                                    customer_id, subscription_id, account_id, payload)
+                                    customer_id, subscription_id, account_id, payload, object_id)
          SELECT id, type, outcome, api_version, livemode, connect_account, created, COALESCE(failed_since, now()),
-                customer_id, subscription_id, account_id, payload
-         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                customer_id, subscription_id, account_id, payload, object_id
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
              AS event (id, type, outcome, api_version, livemode, connect_account, created, failed_since,
-                       customer_id, subscription_id, account_id, payload)",
+                       customer_id, subscription_id, account_id, payload, object_id)",
     )
     .bind::<Array<Text>, _>(column(rows, |row| row.event.id.as_str()))
     .bind::<Array<Text>, _>(column(rows, |row| row.event.event_type.as_str()))
@@ -58,7 +58,8 @@ pub async fn insert(conn: &Conn, rows: &[NewEvent<'_>]) -> QueryResult<usize> {
     .bind::<Array<Nullable<Text>>, _>(column(rows, |row| row.event.customer_id.as_deref()))
     .bind::<Array<Nullable<Text>>, _>(column(rows, |row| row.event.subscription_id.as_deref()))
     .bind::<Array<Nullable<SqlUuid>>, _>(column(rows, |row| row.account_id))
-    .bind::<Array<Jsonb>, _>(column(rows, |row| RawJson(&row.event.payload)));
+    .bind::<Array<Jsonb>, _>(column(rows, |row| RawJson(&row.event.payload)))
+    .bind::<Array<Nullable<Text>>, _>(column(rows, |row| row.event.indexed_object_id()));
     Cached(statement).execute(&mut &*conn).await
 }
 

@@ -1,4 +1,4 @@
-//! Queries over all events for the overview: how many came, what became of them, and how late they were.
+//! Queries over all events for the overview: counts by hour and status, delivery lag, and what needs attention.
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
@@ -7,9 +7,9 @@ use diesel::sql_types::{BigInt, Double, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 
 use super::Conn;
-use super::listing::Listed;
+use super::listing::is_first_of_failing_event;
 
-/// How many events of one clock hour (UTC) came to the same.
+/// The number of events of one clock hour (UTC) with one status.
 #[derive(Clone, Debug, QueryableByName)]
 pub struct HourCount {
     /// The hour's start.
@@ -23,32 +23,29 @@ pub struct HourCount {
     pub events: i64,
 }
 
-/// What came in since some time.
+/// Delivery lag: arrival minus Stripe's `created`, in seconds.
 #[derive(Clone, Copy, Debug, Default, QueryableByName)]
-pub struct Arrivals {
-    /// Events that came at all.
-    #[diesel(sql_type = BigInt)]
-    pub events: i64,
-    /// Arrival minus Stripe's `created`, in seconds, of the event in the middle.
+pub struct Lag {
+    /// The median.
     #[diesel(sql_type = Nullable<Double>)]
-    pub median_lag_secs: Option<f64>,
-    /// The same, of the event that 95 of 100 were faster than.
+    pub median_secs: Option<f64>,
+    /// The 95th percentile.
     #[diesel(sql_type = Nullable<Double>)]
-    pub p95_lag_secs: Option<f64>,
+    pub p95_secs: Option<f64>,
 }
 
-/// How many events are in some state, and since when the oldest of them is.
+/// The number of events in some state, and when the oldest of them arrived.
 #[derive(Clone, Copy, Debug, Default, QueryableByName)]
 pub struct Waiting {
-    /// The number of events.
+    /// The number of events, at most the bound of the query.
     #[diesel(sql_type = BigInt)]
     pub events: i64,
-    /// When the oldest of them came.
+    /// When the oldest of them arrived.
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub oldest: Option<DateTime<Utc>>,
 }
 
-/// An event that has only ever failed.
+/// An event of which every attempt so far failed.
 #[derive(Clone, Debug, QueryableByName)]
 pub struct Failing {
     /// The event's id.
@@ -57,93 +54,98 @@ pub struct Failing {
     /// The event's type.
     #[diesel(sql_type = Text, column_name = "type")]
     pub type_: String,
-    /// How often it failed.
+    /// The number of failed attempts.
     #[diesel(sql_type = BigInt)]
     pub attempts: i64,
-    /// When it failed last.
+    /// The time of the last failed attempt.
     #[diesel(sql_type = Timestamptz)]
     pub failed_at: DateTime<Utc>,
-    /// Why it failed last.
+    /// The error of the last failed attempt.
     #[diesel(sql_type = Text)]
     pub error: String,
 }
 
-/// The events that came since `since`, by clock hour and by what became of them. One that failed first counts in the
-/// hour in which it first came.
-pub async fn by_hour(conn: &mut Conn, since: DateTime<Utc>) -> QueryResult<Vec<HourCount>> {
-    diesel::sql_query(
+/// The events that arrived from `from` until before `to` (`None`: until now), by clock hour and status. An event that
+/// failed first counts in the hour of its first delivery.
+pub async fn by_hour(conn: &mut Conn, from: DateTime<Utc>, to: Option<DateTime<Utc>>) -> QueryResult<Vec<HourCount>> {
+    diesel::sql_query(concat!(
         "SELECT date_trunc('hour', at, 'UTC') AS hour, status, count(*) AS events
-         FROM (SELECT received_at AS at, outcome AS status FROM stripe_events WHERE received_at >= $1
+         FROM (SELECT received_at AS at, outcome AS status FROM stripe_events
+               WHERE received_at >= $1 AND received_at < COALESCE($2, 'infinity')
                UNION ALL
-               SELECT min(failed_at), 'failed' FROM event_failures failure
-               WHERE NOT EXISTS (SELECT FROM stripe_events WHERE stripe_events.id = failure.event_id)
-               GROUP BY event_id
-              ) AS event
-         WHERE at >= $1
-         GROUP BY 1, 2 ORDER BY 1, 2",
-    )
-    .bind::<Timestamptz, _>(since)
+               SELECT failed_at, 'failed' FROM event_failures failure
+               WHERE is_open AND failed_at >= $1 AND failed_at < COALESCE($2, 'infinity') AND ",
+        is_first_of_failing_event!(),
+        ") AS event
+         GROUP BY 1, 2 ORDER BY 1, 2"
+    ))
+    .bind::<Timestamptz, _>(from)
+    .bind::<Nullable<Timestamptz>, _>(to)
     .load(conn)
     .await
 }
 
-/// How many events were recorded since `since`, and how late they came. A clock that is behind Stripe's makes no
-/// event early: that counts as no lag.
-pub async fn arrivals(conn: &mut Conn, since: DateTime<Utc>) -> QueryResult<Arrivals> {
+/// The number of events recorded since `since`.
+pub async fn recorded(conn: &mut Conn, since: DateTime<Utc>) -> QueryResult<i64> {
+    use super::schema::stripe_events as table;
+    table::table.filter(table::received_at.ge(since)).count().get_result(conn).await
+}
+
+/// The delivery lag of the newest `limit` events that were recorded since `since`. An arrival before `created`, which a
+/// clock behind Stripe's causes, counts as no lag.
+pub async fn lag(conn: &mut Conn, since: DateTime<Utc>, limit: i64) -> QueryResult<Lag> {
     diesel::sql_query(
-        "SELECT count(*) AS events,
-                percentile_cont(0.5) WITHIN GROUP (ORDER BY lag) AS median_lag_secs,
-                percentile_cont(0.95) WITHIN GROUP (ORDER BY lag) AS p95_lag_secs
+        "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY lag) AS median_secs,
+                percentile_cont(0.95) WITHIN GROUP (ORDER BY lag) AS p95_secs
          FROM (SELECT CASE WHEN received_at >= created THEN extract(epoch FROM received_at - created)::double precision
                            WHEN created IS NOT NULL THEN 0 END AS lag
-               FROM stripe_events WHERE received_at >= $1) AS event",
+               FROM stripe_events WHERE received_at >= $1
+               ORDER BY received_at DESC, id DESC LIMIT $2) AS event",
     )
     .bind::<Timestamptz, _>(since)
+    .bind::<BigInt, _>(limit)
     .get_result(conn)
     .await
 }
 
-/// The parked events.
-pub async fn parked(conn: &mut Conn) -> QueryResult<Waiting> {
-    diesel::sql_query(
-        "SELECT count(*) AS events, min(received_at) AS oldest FROM stripe_events WHERE outcome = 'parked'",
-    )
-    .get_result(conn)
-    .await
-}
-
-/// The events that have only ever failed.
-pub async fn failing(conn: &mut Conn) -> QueryResult<Waiting> {
-    diesel::sql_query(
-        "SELECT count(DISTINCT event_id) AS events, min(failed_at) AS oldest FROM event_failures failure
-         WHERE NOT EXISTS (SELECT FROM stripe_events WHERE stripe_events.id = failure.event_id)",
-    )
-    .get_result(conn)
-    .await
-}
-
-/// At most `limit` events that have only ever failed, the last to fail first.
-pub async fn list_failing(conn: &mut Conn, limit: i64) -> QueryResult<Vec<Failing>> {
-    diesel::sql_query(
-        "SELECT newest.event_id AS id, newest.type, attempts, newest.failed_at, newest.error
-         FROM (SELECT max(id) AS id, count(*) AS attempts FROM event_failures failure
-               WHERE NOT EXISTS (SELECT FROM stripe_events WHERE stripe_events.id = failure.event_id)
-               GROUP BY event_id ORDER BY 1 DESC LIMIT $1) AS event
-         JOIN event_failures newest ON newest.id = event.id
-         ORDER BY newest.id DESC",
+/// The number of parked events; stops counting at `limit`.
+pub async fn parked(conn: &mut Conn, limit: i64) -> QueryResult<i64> {
+    let counted: Waiting = diesel::sql_query(
+        "SELECT count(*) AS events, NULL::timestamptz AS oldest
+         FROM (SELECT FROM stripe_events WHERE outcome = 'parked' LIMIT $1) AS parked",
     )
     .bind::<BigInt, _>(limit)
-    .load(conn)
+    .get_result(conn)
+    .await?;
+    Ok(counted.events)
+}
+
+/// The events of which every attempt so far failed; counts at most `limit` of them.
+pub async fn failing(conn: &mut Conn, limit: i64) -> QueryResult<Waiting> {
+    diesel::sql_query(concat!(
+        "SELECT count(*) AS events, min(failed_at) AS oldest
+         FROM (SELECT failed_at FROM event_failures failure WHERE is_open AND ",
+        is_first_of_failing_event!(),
+        " ORDER BY failed_at, event_id LIMIT $1) AS failing"
+    ))
+    .bind::<BigInt, _>(limit)
+    .get_result(conn)
     .await
 }
 
-/// The parked events that have waited longest, at most `limit`.
-pub async fn list_parked(conn: &mut Conn, limit: i64) -> QueryResult<Vec<Listed>> {
-    diesel::sql_query(
-        "SELECT id, type, outcome AS status, created, received_at, api_version, livemode, connect_account,
-                customer_id, subscription_id, account_id
-         FROM stripe_events WHERE outcome = 'parked' ORDER BY received_at, id LIMIT $1",
-    )
+/// At most `limit` events of which every attempt so far failed, the last to arrive first, each with its last failure.
+pub async fn list_failing(conn: &mut Conn, limit: i64) -> QueryResult<Vec<Failing>> {
+    diesel::sql_query(concat!(
+        "SELECT event_id AS id, last.type, attempts, last.failed_at, last.error
+         FROM (SELECT event_id, failed_at FROM event_failures failure WHERE is_open AND ",
+        is_first_of_failing_event!(),
+        " ORDER BY failed_at DESC, event_id DESC LIMIT $1) AS failing,
+              LATERAL (SELECT type, failed_at, error FROM event_failures each
+                       WHERE each.event_id = failing.event_id ORDER BY each.id DESC LIMIT 1) AS last,
+              LATERAL (SELECT count(*) AS attempts FROM event_failures each
+                       WHERE each.event_id = failing.event_id) AS counted
+         ORDER BY failing.failed_at DESC, event_id DESC"
+    ))
     .bind::<BigInt, _>(limit)
     .load(conn)
     .await

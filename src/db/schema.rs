@@ -59,6 +59,7 @@ diesel::table! {
         customer_id -> Nullable<Text>,
         subscription_id -> Nullable<Text>,
         payload -> Nullable<Jsonb>,
+        is_open -> Bool,
     }
 }
 
@@ -77,6 +78,7 @@ diesel::table! {
         subscription_id -> Nullable<Text>,
         account_id -> Nullable<Uuid>,
         payload -> Jsonb,
+        object_id -> Nullable<Text>,
     }
 }
 

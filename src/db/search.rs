@@ -1,8 +1,8 @@
-//! Queries that find where an id belongs, whatever it is an id of.
+//! Queries that find what an id or a name belongs to, and the job that fills `stripe_events.object_id`.
 
 use diesel::QueryResult;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -17,6 +17,24 @@ pub async fn account_of_subscription(conn: &mut Conn, id: &str) -> QueryResult<O
         .first(conn)
         .await
         .optional()
+}
+
+/// The number of rows that come before a subscription's in its account's list, newest first.
+pub async fn position_in_account(conn: &mut Conn, id: &str) -> QueryResult<i64> {
+    #[derive(QueryableByName)]
+    struct Position {
+        #[diesel(sql_type = BigInt)]
+        position: i64,
+    }
+    let found: Position = diesel::sql_query(
+        "SELECT count(*) AS position FROM subscriptions one JOIN subscriptions newer ON newer.account_id = one.account_id
+         WHERE one.stripe_subscription_id = $1
+           AND (newer.created_at > one.created_at OR (newer.created_at = one.created_at AND newer.id < one.id))",
+    )
+    .bind::<Text, _>(id)
+    .get_result(conn)
+    .await?;
+    Ok(found.position)
 }
 
 /// The account to which a customer is linked.
@@ -35,16 +53,28 @@ pub async fn account_by_id(conn: &mut Conn, id: Uuid) -> QueryResult<Option<Uuid
     account.union_all(subscription).get_result(conn).await.optional()
 }
 
-/// The newest event about the object with this id, among the newest `depth` events: payloads have no index.
-pub async fn newest_event_about(conn: &mut Conn, object_id: &str, depth: i64) -> QueryResult<Option<String>> {
-    #[derive(QueryableByName)]
-    struct Found {
-        #[diesel(sql_type = Text)]
-        id: String,
-    }
-    let found: Option<Found> = diesel::sql_query(
+/// The newest event about the object with this id. Subscriptions' own events are not looked at: they are found by
+/// their `subscription_id`.
+pub async fn newest_event_about(conn: &mut Conn, object_id: &str) -> QueryResult<Option<String>> {
+    let found: Option<Id> = diesel::sql_query(
+        "SELECT id FROM stripe_events
+         WHERE object_id = $1 AND object_id <> '' AND type NOT LIKE 'customer.subscription.%'
+         ORDER BY object_id DESC, received_at DESC, id DESC LIMIT 1",
+    )
+    .bind::<Text, _>(object_id)
+    .get_result(conn)
+    .await
+    .optional()?;
+    Ok(found.map(|found| found.id))
+}
+
+/// The newest event about the object with this id among the `depth` greatest ids of those whose `object_id` is still to
+/// be filled; reads their payloads.
+pub async fn unfilled_event_about(conn: &mut Conn, object_id: &str, depth: i64) -> QueryResult<Option<String>> {
+    let found: Option<Id> = diesel::sql_query(
         "SELECT id FROM (SELECT id, received_at, payload FROM stripe_events
-                         ORDER BY received_at DESC, id DESC LIMIT $2) AS recent
+                         WHERE object_id IS NULL AND type NOT LIKE 'customer.subscription.%'
+                         ORDER BY id DESC LIMIT $2) AS unfilled
          WHERE payload #>> '{data,object,id}' = $1
          ORDER BY received_at DESC, id DESC LIMIT 1",
     )
@@ -54,4 +84,90 @@ pub async fn newest_event_about(conn: &mut Conn, object_id: &str, depth: i64) ->
     .await
     .optional()?;
     Ok(found.map(|found| found.id))
+}
+
+/// An account that a search by name found.
+#[derive(Clone, Debug, PartialEq, Eq, Queryable, QueryableByName)]
+#[diesel(table_name = accounts)]
+pub struct NamedAccount {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+}
+
+/// Accounts whose name begins with `text` in any case, of all accounts, by name.
+pub async fn accounts_by_prefix(conn: &mut Conn, text: &str, limit: i64) -> QueryResult<Vec<NamedAccount>> {
+    diesel::sql_query(
+        "SELECT id, name FROM accounts WHERE lower(name) LIKE lower($1) ORDER BY lower(name), id LIMIT $2",
+    )
+    .bind::<Text, _>(format!("{}%", escaped(text)))
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await
+}
+
+/// Accounts whose name contains `text` in any case, of the newest `depth` accounts, newest first.
+pub async fn accounts_by_part(conn: &mut Conn, text: &str, depth: i64, limit: i64) -> QueryResult<Vec<NamedAccount>> {
+    diesel::sql_query(
+        "SELECT id, name FROM (SELECT id, name, created_at FROM accounts ORDER BY created_at DESC, id DESC LIMIT $2)
+             AS newest
+         WHERE lower(name) LIKE lower($1) ORDER BY created_at DESC, id DESC LIMIT $3",
+    )
+    .bind::<Text, _>(format!("%{}%", escaped(text)))
+    .bind::<BigInt, _>(depth)
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await
+}
+
+/// `text` for LIKE, to be matched as it is.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+}
+
+/// Whether an event's `object_id` is still to be filled.
+pub async fn has_unfilled_object_ids(conn: &mut Conn) -> QueryResult<bool> {
+    let unfilled: Vec<Id> = diesel::sql_query(
+        "SELECT id FROM stripe_events WHERE object_id IS NULL AND type NOT LIKE 'customer.subscription.%'
+         ORDER BY id DESC LIMIT 1",
+    )
+    .load(conn)
+    .await?;
+    Ok(!unfilled.is_empty())
+}
+
+/// Fills `object_id` of at most `limit` events with an id below `before`, from the greatest down; returns their ids in
+/// that order. Skips rows that another session has locked.
+pub async fn fill_object_ids(conn: &mut Conn, before: Option<&str>, limit: i64) -> QueryResult<Vec<String>> {
+    let filled: Vec<Id> = diesel::sql_query(
+        "WITH batch AS (
+             SELECT id FROM stripe_events
+             WHERE object_id IS NULL AND type NOT LIKE 'customer.subscription.%' AND ($1 IS NULL OR id < $1)
+             ORDER BY id DESC LIMIT $2 FOR UPDATE SKIP LOCKED
+         ), filled AS (
+             UPDATE stripe_events SET object_id = COALESCE(payload #>> '{data,object,id}', '')
+             FROM batch WHERE stripe_events.id = batch.id RETURNING stripe_events.id
+         )
+         SELECT id FROM filled ORDER BY id DESC",
+    )
+    .bind::<Nullable<Text>, _>(before)
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await?;
+    Ok(filled.into_iter().map(|filled| filled.id).collect())
+}
+
+#[derive(QueryableByName)]
+struct Id {
+    #[diesel(sql_type = Text)]
+    id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn wildcards_are_matched_as_they_are() {
+        assert_eq!(super::escaped(r"50%_off\"), r"50\%\_off\\");
+    }
 }

@@ -64,19 +64,30 @@ pub async fn is_parked(conn: &mut Conn, stripe_subscription_id: &str) -> QueryRe
 }
 
 /// Deletes at most `limit` failures that are older than `age_secs`; returns how many. Those of a parked event stay.
+///
+/// Younger failures of the same events are opened, since one of them is now the first.
 pub async fn delete_failures(conn: &mut Conn, age_secs: i64, limit: i64) -> QueryResult<usize> {
-    diesel::sql_query(
-        "DELETE FROM event_failures WHERE id IN (
-             SELECT id FROM event_failures failure
-             WHERE failed_at < now() - $1 * interval '1 second'
-               AND NOT EXISTS (SELECT FROM stripe_events
-                               WHERE stripe_events.id = failure.event_id AND outcome = 'parked')
-             ORDER BY failed_at LIMIT $2)",
+    let deleted: Vec<Id> = diesel::sql_query(
+        "WITH deleted AS (
+             DELETE FROM event_failures WHERE id IN (
+                 SELECT id FROM event_failures failure
+                 WHERE failed_at < now() - $1 * interval '1 second'
+                   AND NOT EXISTS (SELECT FROM stripe_events
+                                   WHERE stripe_events.id = failure.event_id AND outcome = 'parked')
+                 ORDER BY failed_at LIMIT $2)
+             RETURNING event_id
+         ), opened AS (
+             UPDATE event_failures SET is_open = true
+             WHERE event_id IN (SELECT event_id FROM deleted) AND failed_at >= now() - $1 * interval '1 second'
+               AND NOT is_open
+         )
+         SELECT event_id AS id FROM deleted",
     )
     .bind::<BigInt, _>(age_secs)
     .bind::<BigInt, _>(limit)
-    .execute(conn)
-    .await
+    .load(conn)
+    .await?;
+    Ok(deleted.len())
 }
 
 /// Deletes at most `limit` idempotency rows that were received more than `age_secs` ago; returns how many.

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod apply;
+mod backfill;
 mod drift;
 mod entitlement;
 mod error;
@@ -27,10 +28,10 @@ pub use apply::Recorded;
 pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
-pub use overview::{CHART_HOURS, Overview};
+pub use overview::{CHART_DAYS, CHART_HOURS, COUNT_LIMIT, LAG_EVENTS, Overview};
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
-pub use search::{Found, Story};
+pub use search::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
 pub use upkeep::{Prunable, Replayable};
 
 use error::AttemptError;
@@ -74,6 +75,7 @@ struct Inner {
     room: Room,
     group_commit: GroupCommit,
     turns: Turns,
+    finished_hours: overview::FinishedHours,
 }
 
 impl std::fmt::Debug for Service {
@@ -96,7 +98,8 @@ impl Service {
         let (group_commit, receivers) = GroupCommit::new();
         let turns = Turns::new(parts.pool_size);
         let runtime = parts.runtime.clone();
-        let inner = Arc::new(Inner { parts, room: Room::default(), group_commit, turns });
+        let inner =
+            Arc::new(Inner { parts, room: Room::default(), group_commit, turns, finished_hours: Default::default() });
         // Weak: the workers end when the service is dropped.
         let weak = Arc::downgrade(&inner);
         receivers.start(&runtime, move |batch| {

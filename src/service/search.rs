@@ -1,35 +1,58 @@
-//! Where an id leads, and the story of what it leads to.
+//! Search by an id or an account's name, and the events that lead up to a state.
 
+use diesel::QueryResult;
 use uuid::Uuid;
 
 use super::{AccountView, READ_LIMIT, Service, ServiceError};
 use crate::db::listing::{Filter, Listed};
-use crate::db::{listing, search};
+use crate::db::search::NamedAccount;
+use crate::db::{Conn, listing, search};
 
-/// How many of the newest events are searched for an object that no column names.
-const SEARCH_DEPTH: i64 = 20_000;
+/// The number of the newest accounts in whose names a text is looked for. The beginnings of names are looked up in all
+/// accounts.
+pub const NAME_SEARCH_DEPTH: i64 = 20_000;
 
-/// How many events a story has at most.
+/// The most accounts that a search by name finds.
+pub const MAX_NAMED_ACCOUNTS: usize = 50;
+
+/// How many payloads are read of the events that cannot be found by their object's id yet.
+const UNFILLED_DEPTH: i64 = 5_000;
+
+/// The most events of a story.
 const STORY_EVENTS: usize = 100;
 
-/// Where an id leads.
+/// What a search found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// To this event.
+    /// An event, by its id or by the id of the object that it is about.
     Event(String),
-    /// To this account.
+    /// An account.
     Account(Uuid),
-    /// To the account of this subscription.
+    /// A subscription of an account.
     Subscription {
         /// The account.
         account: Uuid,
         /// The subscription, by Stripe's id.
         id: String,
+        /// Its position among the account's subscriptions, newest first, counted from 0.
+        position: i64,
     },
-    /// To the events of a customer that no account has.
+    /// Events of a customer that is linked to no account.
     EventsOfCustomer,
-    /// To the events of a subscription that no account has.
+    /// Events of a subscription that has no row.
     EventsOfSubscription,
+    /// Several accounts whose names match: those whose name begins with the text, else those whose name contains it.
+    Accounts {
+        /// At most [`MAX_NAMED_ACCOUNTS`] of them.
+        accounts: Vec<NamedAccount>,
+        /// Whether there are more.
+        has_more: bool,
+    },
+    /// Nothing.
+    Nothing {
+        /// Whether events that a former version recorded cannot be found by their object's id yet.
+        is_filling: bool,
+    },
 }
 
 /// Events in Stripe's order, oldest first.
@@ -37,7 +60,7 @@ pub enum Found {
 pub struct Story {
     /// The events.
     pub events: Vec<Listed>,
-    /// Whether there are older ones.
+    /// Whether older events were left out.
     pub is_cut: bool,
 }
 
@@ -50,39 +73,32 @@ impl Story {
     }
 }
 
-/// One more than a story has tells whether there are more.
+/// One more than a story holds, to see whether there are more.
 const ASKED: i64 = STORY_EVENTS as i64 + 1;
 
 impl Service {
-    /// What has the id `id`: an event, an account, a subscription, a customer, or anything that an event was about.
+    /// Finds an event, an account, a subscription, a customer or any other object that an event was about by its id,
+    /// else accounts by their name.
+    ///
+    /// Every step reads an index or a bounded number of rows, so that a search that finds nothing is as fast as others.
     ///
     /// # Errors
-    /// [`ServiceError`] where the database does not answer.
-    pub async fn search(&self, id: String) -> Result<Option<Found>, ServiceError> {
+    /// [`ServiceError`] if the database does not answer.
+    pub async fn search(&self, text: String) -> Result<Found, ServiceError> {
         let service = self.clone();
         self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             let conn = &mut conn;
-            if let Ok(uuid) = Uuid::try_parse(&id) {
-                return Ok(search::account_by_id(conn, uuid).await?.map(Found::Account));
+            // No id contains white space.
+            if !text.contains(char::is_whitespace)
+                && let Some(found) = by_id(conn, &text).await?
+            {
+                return Ok(found);
             }
-            if listing::find(conn, &id).await?.is_some() {
-                return Ok(Some(Found::Event(id)));
+            if let Some(found) = by_name(conn, &text).await? {
+                return Ok(found);
             }
-            if let Some(account) = search::account_of_subscription(conn, &id).await? {
-                return Ok(Some(Found::Subscription { account, id }));
-            }
-            if let Some(account) = search::account_of_customer(conn, &id).await? {
-                return Ok(Some(Found::Account(account)));
-            }
-            let of_customer = Filter { customer: Some(id.clone()), ..Filter::default() };
-            if !listing::page(conn, &of_customer, None, 1).await?.is_empty() {
-                return Ok(Some(Found::EventsOfCustomer));
-            }
-            if !listing::of_subscription(conn, &id, 1).await?.is_empty() {
-                return Ok(Some(Found::EventsOfSubscription));
-            }
-            Ok(search::newest_event_about(conn, &id, SEARCH_DEPTH).await?.map(Found::Event))
+            Ok(Found::Nothing { is_filling: search::has_unfilled_object_ids(conn).await? })
         })
         .await
     }
@@ -90,7 +106,7 @@ impl Service {
     /// The account to which a customer is linked.
     ///
     /// # Errors
-    /// [`ServiceError`] where the database does not answer.
+    /// [`ServiceError`] if the database does not answer.
     pub async fn account_of_customer(&self, customer: String) -> Result<Option<Uuid>, ServiceError> {
         let service = self.clone();
         self.read(READ_LIMIT, async move {
@@ -100,10 +116,10 @@ impl Service {
         .await
     }
 
-    /// What happened to a subscription.
+    /// The events of a subscription.
     ///
     /// # Errors
-    /// [`ServiceError`] where the database does not answer.
+    /// [`ServiceError`] if the database does not answer.
     pub async fn story_of_subscription(&self, id: String) -> Result<Story, ServiceError> {
         let service = self.clone();
         self.read(READ_LIMIT, async move {
@@ -113,10 +129,10 @@ impl Service {
         .await
     }
 
-    /// What happened to an account, its customers and its subscriptions.
+    /// The events of an account, its customers and its subscriptions.
     ///
     /// # Errors
-    /// [`ServiceError`] where the database does not answer.
+    /// [`ServiceError`] if the database does not answer.
     pub async fn story_of_account(&self, view: AccountView) -> Result<(AccountView, Story), ServiceError> {
         let service = self.clone();
         self.read(READ_LIMIT, async move {
@@ -129,4 +145,47 @@ impl Service {
         })
         .await
     }
+}
+
+async fn by_id(conn: &mut Conn, id: &str) -> QueryResult<Option<Found>> {
+    if let Ok(uuid) = Uuid::try_parse(id) {
+        return Ok(search::account_by_id(conn, uuid).await?.map(Found::Account));
+    }
+    if let Some(event) = listing::find(conn, id).await? {
+        return Ok(Some(Found::Event(event.id)));
+    }
+    if let Some(account) = search::account_of_subscription(conn, id).await? {
+        let position = search::position_in_account(conn, id).await?;
+        return Ok(Some(Found::Subscription { account, id: id.to_owned(), position }));
+    }
+    if let Some(account) = search::account_of_customer(conn, id).await? {
+        return Ok(Some(Found::Account(account)));
+    }
+    let of_customer = Filter { customer: Some(id.to_owned()), ..Filter::default() };
+    if !listing::page(conn, &of_customer, None, 1).await?.is_empty() {
+        return Ok(Some(Found::EventsOfCustomer));
+    }
+    if !listing::of_subscription(conn, id, 1).await?.is_empty() {
+        return Ok(Some(Found::EventsOfSubscription));
+    }
+    let event = match search::newest_event_about(conn, id).await? {
+        Some(event) => Some(event),
+        None => search::unfilled_event_about(conn, id, UNFILLED_DEPTH).await?,
+    };
+    Ok(event.map(Found::Event))
+}
+
+async fn by_name(conn: &mut Conn, text: &str) -> QueryResult<Option<Found>> {
+    let limit = MAX_NAMED_ACCOUNTS as i64 + 1;
+    let mut accounts = search::accounts_by_prefix(conn, text, limit).await?;
+    if accounts.is_empty() {
+        accounts = search::accounts_by_part(conn, text, NAME_SEARCH_DEPTH, limit).await?;
+    }
+    let has_more = accounts.len() > MAX_NAMED_ACCOUNTS;
+    accounts.truncate(MAX_NAMED_ACCOUNTS);
+    Ok(match accounts.as_slice() {
+        [] => None,
+        [only] => Some(Found::Account(only.id)),
+        _ => Some(Found::Accounts { accounts, has_more }),
+    })
 }

@@ -175,6 +175,13 @@ impl Event {
         &self.object
     }
 
+    /// The column `object_id`, by which the search finds events: the object's id, or empty if it has none. `None` for an
+    /// event of a subscription, which is found by its `subscription_id`.
+    pub fn indexed_object_id(&self) -> Option<&str> {
+        let is_of_subscription = self.event_type.starts_with("customer.subscription.");
+        (!is_of_subscription).then(|| self.object.id.as_deref().unwrap_or_default())
+    }
+
     /// Its `data` as a tree: the `object`, and the `previous_attributes` of what an `updated` event changed.
     pub fn data(&self) -> Value {
         let mut event: Value = serde_json::from_str(&self.payload).unwrap_or_default();

@@ -22,6 +22,7 @@ mod health;
 mod import;
 mod load;
 mod logs;
+mod lookups;
 mod metrics;
 mod migrations;
 mod model;

@@ -65,6 +65,17 @@ async fn an_applied_event_does_not_come_to_look_like_one_that_only_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_still_fails_is_listed_after_its_first_failure_was_pruned() {
+    let app = TestApp::start().await;
+    failed(&app, "evt_1", 100).await;
+    failed(&app, "evt_1", 1).await;
+    app.execute("UPDATE event_failures SET is_open = (id = 1)").await;
+    job::run(&app, None, &["prune", "--older-than", "90d"]).await.ends_with(0);
+    let page = app.get("/events?status=failed").await;
+    assert_eq!((page.body["data"].as_array().unwrap().len(), &page.body["data"][0]["id"]), (1, &"evt_1".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pruned_event_that_comes_again_revives_nothing() {
     let app = TestApp::start().await;
     app.account_of("cus_1").await;

@@ -2,13 +2,14 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, Query};
 use askama::Template;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::error::PageError;
 use super::page::{Here, Page, Viewer, html};
+use super::paging::{Paging, SubscriptionsQuery, page_of};
 use super::show::{Badge, EventRow, When, event_path};
 use crate::db::subscriptions::Row;
 use crate::http::{ApiError, State};
@@ -30,6 +31,7 @@ struct AccountPage {
     since_event: Option<(String, String)>,
     customers: Vec<String>,
     subscriptions: Vec<Subscription>,
+    paging: Paging,
     story: Vec<EventRow>,
     story_is_cut: bool,
 }
@@ -46,16 +48,29 @@ struct Subscription {
 }
 
 /// `GET /admin/accounts/{id}`.
-pub async fn show(viewer: Viewer, id: Path<String>, state: Data<State>) -> Result<HttpResponse, PageError> {
+pub async fn show(
+    viewer: Viewer,
+    id: Path<String>,
+    query: Result<Query<SubscriptionsQuery>, actix_web::Error>,
+    state: Data<State>,
+) -> Result<HttpResponse, PageError> {
     let unknown = ApiError::NotFound("account with this id");
     let Ok(id) = Uuid::try_parse(&id) else { return Err(unknown.into()) };
     let view = state.service.account(id).await.map_err(ApiError::of_request)?.ok_or(unknown)?;
     let (view, story) = state.service.story_of_account(view).await.map_err(ApiError::of_request)?;
-    Ok(html(StatusCode::OK, &account_page(&viewer, view, &story, Utc::now())))
+    let query = query.map(Query::into_inner).unwrap_or_default();
+    Ok(html(StatusCode::OK, &account_page(&viewer, view, &story, query, Utc::now())))
 }
 
-fn account_page(viewer: &Viewer, view: AccountView, story: &Story, now: DateTime<Utc>) -> AccountPage {
+fn account_page(
+    viewer: &Viewer,
+    view: AccountView,
+    story: &Story,
+    query: SubscriptionsQuery,
+    now: DateTime<Utc>,
+) -> AccountPage {
     let AccountView { account, customers, subscriptions, entitlement } = view;
+    let (subscriptions, paging) = page_of(account.id, subscriptions, query);
     let name = if account.name.trim().is_empty() { "Account without a name".to_owned() } else { account.name };
     AccountPage {
         page: viewer.page(name.clone(), Here::Elsewhere),
@@ -71,6 +86,7 @@ fn account_page(viewer: &Viewer, view: AccountView, story: &Story, now: DateTime
         since_event: entitlement.since_event.map(|id| (event_path(&id), id)),
         customers,
         subscriptions: subscriptions.into_iter().map(|row| subscription(row, now)).collect(),
+        paging,
         story: EventRow::all(&story.events, now),
         story_is_cut: story.is_cut,
     }

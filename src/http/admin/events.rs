@@ -1,4 +1,4 @@
-//! What came in: every event, newest first, by type, status, customer, subscription and account.
+//! The list of events, newest first, with filters by type, status, customer, subscription and account.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -16,10 +16,10 @@ use crate::db::listing::Filter;
 use crate::http::{ApiError, State};
 use crate::stripe::NAMED_TYPES;
 
-/// How many events a page has.
+/// The number of events of a page.
 const PAGE_EVENTS: u8 = 50;
 
-/// The query of the list: what the form sends. An empty field asks for nothing.
+/// The query of the list, as the form sends it. An empty field is no filter.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ListQuery {
@@ -59,7 +59,7 @@ pub async fn show(
         Ok(filter) => {
             let after = some(&query.starting_after);
             match state.service.events(filter, after, PAGE_EVENTS).await.map_err(ApiError::of_request)? {
-                None => (Vec::new(), false, Some("The event that the list was to go on from is no longer there.")),
+                None => (Vec::new(), false, Some("The event that this page starts after no longer exists.")),
                 Some(found) => {
                     let events: Vec<_> = found.events.into_iter().map(|(event, _)| event).collect();
                     (EventRow::all(&events, Utc::now()), found.has_more, None)
@@ -88,7 +88,7 @@ impl ListQuery {
     fn trim(&mut self) {
         let Self { r#type, status, customer, subscription, account, starting_after } = self;
         for field in [r#type, status, customer, subscription, account, starting_after] {
-            // No id and no type has one, and PostgreSQL's text cannot hold a NUL.
+            // No id and no type contains one, and PostgreSQL's text cannot hold a NUL.
             *field = field.replace(|c: char| c.is_control() || c.is_whitespace(), "");
         }
     }
@@ -117,7 +117,7 @@ impl ListQuery {
         })
     }
 
-    /// This list, from behind an event or from its start.
+    /// The path of this list, starting after an event or at the newest one.
     fn path(&self, after: Option<&str>) -> String {
         let fields = self.fields().into_iter().chain(after.map(|after| ("starting_after", after)));
         let given: Vec<_> = fields

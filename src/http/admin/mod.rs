@@ -11,6 +11,7 @@ mod events;
 mod login;
 mod overview;
 mod page;
+mod paging;
 mod search;
 pub mod session;
 mod show;

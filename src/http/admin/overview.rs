@@ -1,4 +1,4 @@
-//! The front page: is all well, what came in the last day, what needs somebody.
+//! The overview page: whether all is well, the events of the last days, and the events that need attention.
 
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
@@ -12,12 +12,13 @@ use super::page::{Here, Page, Viewer, html};
 use super::show::{EventRow, EventType, When, count, counted, event_path, lag};
 use crate::db::overview::Failing;
 use crate::http::{ApiError, State, WEBHOOK_PATH};
-use crate::service::{DatabaseState, Overview};
+use crate::service::{COUNT_LIMIT, DatabaseState, LAG_EVENTS, Overview};
 
-/// Parked events are in order for a while: a checkout links the customer moments after the subscription is created.
+/// The age at which a parked event needs attention. Younger ones are normal: a checkout links the customer moments after
+/// the subscription is created.
 const PARKED_LIMIT: TimeDelta = TimeDelta::hours(1);
 
-/// After so long without any event, something may be wrong with the endpoint at Stripe.
+/// The time without any event after which something may be wrong with the endpoint at Stripe.
 const SILENCE_LIMIT: TimeDelta = TimeDelta::hours(24);
 
 #[derive(Template)]
@@ -27,7 +28,7 @@ struct OverviewPage {
     verdict: Verdict,
     database: &'static str,
     migrations: &'static str,
-    /// `None` where the database cannot be read.
+    /// `None` if the database cannot be read.
     figures: Option<Figures>,
     listen_command: String,
 }
@@ -36,13 +37,16 @@ struct Figures {
     last_hour: String,
     last_day: String,
     failing: i64,
+    failing_text: String,
     failing_since: Option<When>,
     parked: i64,
+    parked_text: String,
     parked_since: Option<When>,
     median_lag: String,
     p95_lag: Option<String>,
+    lag_events: String,
     last_event: Option<When>,
-    chart: Chart,
+    charts: [Chart; 2],
     statuses: [&'static str; STATUSES.len()],
     failing_events: Vec<FailingRow>,
     parked_events: Vec<EventRow>,
@@ -59,17 +63,17 @@ struct FailingRow {
     error: String,
 }
 
-/// What it comes to.
+/// The answer to "is all well?".
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
-    /// The class that brings colour and shape.
+    /// The CSS class.
     tone: &'static str,
     heading: String,
-    /// Why, or what to do.
+    /// The reasons, or what to do.
     reasons: Vec<String>,
 }
 
-/// `GET /admin`. It is there when the database is not: that is when it is needed.
+/// `GET /admin`. Also answers when the database does not.
 pub async fn show(viewer: Viewer, request: HttpRequest, state: Data<State>) -> Result<HttpResponse, PageError> {
     let health = state.service.database_state().await;
     let overview = match health {
@@ -101,16 +105,19 @@ impl Figures {
         let now = overview.now;
         let when = |at| When::new(at, now);
         Self {
-            last_hour: count(overview.last_hour.events),
-            last_day: count(overview.last_day.events),
+            last_hour: count(overview.last_hour),
+            last_day: count(overview.last_day),
             failing: overview.failing.events,
+            failing_text: up_to_limit(overview.failing.events),
             failing_since: overview.failing.oldest.map(when),
             parked: overview.parked.events,
+            parked_text: up_to_limit(overview.parked.events),
             parked_since: overview.parked.oldest.map(when),
-            median_lag: lag(overview.last_day.median_lag_secs),
-            p95_lag: overview.last_day.p95_lag_secs.map(|secs| lag(Some(secs))),
+            median_lag: lag(overview.lag.median_secs),
+            p95_lag: overview.lag.p95_secs.map(|secs| lag(Some(secs))),
+            lag_events: count(LAG_EVENTS),
             last_event: overview.newest.first().map(|event| when(event.received_at)),
-            chart: Chart::of(&overview),
+            charts: [Chart::of_day(&overview), Chart::of_week(&overview)],
             statuses: STATUSES,
             failing_events: overview.failing_events.into_iter().map(|event| failing_row(event, now)).collect(),
             parked_events: EventRow::all(&overview.parked_events, now),
@@ -118,6 +125,15 @@ impl Figures {
             newest: EventRow::all(&overview.newest, now),
         }
     }
+}
+
+/// A number that is counted up to [`COUNT_LIMIT`].
+fn up_to_limit(events: i64) -> String {
+    if events < COUNT_LIMIT { count(events) } else { format!("{} or more", count(COUNT_LIMIT)) }
+}
+
+fn counted_up_to_limit(events: i64) -> String {
+    if events < COUNT_LIMIT { counted(events, "event") } else { format!("{} events", up_to_limit(events)) }
 }
 
 fn failing_row(event: Failing, now: chrono::DateTime<Utc>) -> FailingRow {
@@ -168,7 +184,7 @@ fn verdict_of(overview: &Overview) -> Verdict {
     let (mut tone, mut reasons) = ("applied", Vec::new());
     if let Some(oldest) = overview.parked.oldest.filter(|oldest| overview.now - *oldest > PARKED_LIMIT) {
         tone = "parked";
-        let events = counted(overview.parked.events, "event");
+        let events = counted_up_to_limit(overview.parked.events);
         reasons.push(format!("{events} parked, the first {}: link each customer to its account.", since(oldest)));
     }
     if overview.now - last.received_at > SILENCE_LIMIT {
@@ -178,11 +194,11 @@ fn verdict_of(overview: &Overview) -> Verdict {
     }
     if let Some(oldest) = overview.failing.oldest {
         tone = "failed";
-        let events = counted(overview.failing.events, "event");
+        let events = counted_up_to_limit(overview.failing.events);
         reasons.insert(0, format!("{events} failed every attempt so far, the first {}.", since(oldest)));
     }
     let heading = match tone {
-        "failed" => format!("{} failing", counted(overview.failing.events, "event")),
+        "failed" => format!("{} failing", counted_up_to_limit(overview.failing.events)),
         "parked" => "Something needs a look".to_owned(),
         _ => "All is well".to_owned(),
     };
@@ -202,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::db::listing::Listed;
-    use crate::db::overview::{Arrivals, Waiting};
+    use crate::db::overview::{Lag, Waiting};
 
     fn at(hour: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::hours(hour)
@@ -227,16 +243,24 @@ mod tests {
     fn overview() -> Overview {
         Overview {
             now: at(100),
-            chart_start: at(77),
+            day_start: at(77),
+            week_start: at(-72),
             hours: Vec::new(),
-            last_hour: Arrivals::default(),
-            last_day: Arrivals::default(),
+            last_hour: 0,
+            last_day: 0,
+            lag: Lag::default(),
             parked: Waiting::default(),
             failing: Waiting::default(),
             parked_events: Vec::new(),
             failing_events: Vec::new(),
             newest: vec![listed(at(99))],
         }
+    }
+
+    #[test]
+    fn a_count_that_reached_its_limit_says_so() {
+        assert_eq!(counted_up_to_limit(1), "1 event");
+        assert_eq!(counted_up_to_limit(COUNT_LIMIT), "1,000 or more events");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The search: takes any id and leads to where it belongs.
+//! The search: leads from any id or an account's name to the page it belongs to.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -9,9 +9,13 @@ use serde::Deserialize;
 use super::error::PageError;
 use super::events;
 use super::page::{Here, Page, Viewer, html, see_other};
-use super::show::{account_path, encode, event_path};
+use super::paging::path_of_position;
+use super::show::{account_path, count, encode, event_path};
 use crate::http::{ApiError, State};
-use crate::service::Found;
+use crate::service::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH};
+
+/// The longest text that is searched for. Stripe's ids have up to 255 characters.
+const MAX_CHARS: usize = 255;
 
 /// The query of a search.
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +28,18 @@ pub struct SearchQuery {
 #[template(path = "search.html")]
 struct SearchPage {
     page: Page,
+    /// The accounts whose names match; empty if nothing was found.
+    accounts: Vec<AccountLink>,
+    has_more: bool,
+    max_accounts: usize,
+    name_search_depth: String,
+    is_filling: bool,
+}
+
+struct AccountLink {
+    path: String,
+    id: String,
+    name: String,
 }
 
 /// `GET /admin/search`.
@@ -33,20 +49,37 @@ pub async fn show(
     state: Data<State>,
 ) -> Result<HttpResponse, PageError> {
     let query = query.map(Query::into_inner).unwrap_or_default();
-    let id = query.q.replace(|c: char| c.is_control() || c.is_whitespace(), "");
-    if id.is_empty() {
+    let text = normalized(&query.q);
+    if text.is_empty() {
         return Ok(see_other("/admin/events"));
     }
-    let path = match state.service.search(id.clone()).await.map_err(ApiError::of_request)? {
-        Some(Found::Event(id)) => event_path(&id),
-        Some(Found::Account(account)) => account_path(account),
-        Some(Found::Subscription { account, id }) => format!("{}#{}", account_path(account), encode(&id)),
-        Some(Found::EventsOfCustomer) => events::path_of_customer(&id),
-        Some(Found::EventsOfSubscription) => events::path_of_subscription(&id),
-        None => {
-            let page = Page { query: id, ..viewer.page("Nothing found", Here::Elsewhere) };
-            return Ok(html(StatusCode::NOT_FOUND, &SearchPage { page }));
-        }
+    let (title, accounts, has_more, is_filling) =
+        match state.service.search(text.clone()).await.map_err(ApiError::of_request)? {
+            Found::Event(id) => return Ok(see_other(&event_path(&id))),
+            Found::Account(account) => return Ok(see_other(&account_path(account))),
+            Found::Subscription { account, id, position } => {
+                return Ok(see_other(&format!("{}#{}", path_of_position(account, position), encode(&id))));
+            }
+            Found::EventsOfCustomer => return Ok(see_other(&events::path_of_customer(&text))),
+            Found::EventsOfSubscription => return Ok(see_other(&events::path_of_subscription(&text))),
+            Found::Accounts { accounts, has_more } => ("Accounts found", accounts, has_more, false),
+            Found::Nothing { is_filling } => ("Nothing found", Vec::new(), false, is_filling),
+        };
+    let status = if accounts.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+    let link = |id, name| AccountLink { path: account_path(id), id: id.to_string(), name };
+    let page = SearchPage {
+        page: Page { query: text, ..viewer.page(title, Here::Elsewhere) },
+        accounts: accounts.into_iter().map(|account| link(account.id, account.name)).collect(),
+        has_more,
+        max_accounts: MAX_NAMED_ACCOUNTS,
+        name_search_depth: count(NAME_SEARCH_DEPTH),
+        is_filling,
     };
-    Ok(see_other(&path))
+    Ok(html(status, &page))
+}
+
+/// Without white space around it, and without control characters: PostgreSQL's text cannot hold a NUL.
+fn normalized(text: &str) -> String {
+    let text = text.replace(char::is_control, "");
+    text.trim().chars().take(MAX_CHARS).collect()
 }

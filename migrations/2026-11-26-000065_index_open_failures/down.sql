@@ -1,0 +1,1 @@
+DROP INDEX CONCURRENTLY IF EXISTS event_failures_open_idx;
