@@ -12,6 +12,7 @@ use reqwest::Url;
 use thiserror::Error;
 
 use crate::db::connect::Target;
+use crate::db::schema_name::SchemaName;
 use crate::secret::Secret;
 use crate::stripe::{PricePlans, api};
 
@@ -41,6 +42,9 @@ pub struct Options {
     /// PostgreSQL as postgres://…; without it `serve` runs a private one in ./.subledger
     #[arg(long, env, global = true, hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
+    /// The schema of the tables; created when absent [default: public]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "NAME")]
+    database_schema: Option<String>,
     /// Where to listen; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "ADDR")]
     bind_addr: Option<String>,
@@ -151,12 +155,21 @@ impl Options {
     /// The database, where one is configured.
     ///
     /// # Errors
-    /// Where `DATABASE_URL` cannot be used.
+    /// Where `DATABASE_URL` or `DATABASE_SCHEMA` cannot be used.
     pub fn database(&self) -> Result<Option<Target>, ConfigError> {
-        self.database_url
-            .as_deref()
-            .map(|url| Target::parse(url).map_err(|error| ConfigError::new("DATABASE_URL", format!("{error:#}"))))
-            .transpose()
+        let schema = self.schema()?;
+        let Some(url) = &self.database_url else { return Ok(None) };
+        let target = Target::parse(url).map_err(|error| ConfigError::new("DATABASE_URL", format!("{error:#}")))?;
+        Ok(Some(target.in_schema(schema)))
+    }
+
+    /// The schema of the tables, if one is configured.
+    ///
+    /// # Errors
+    /// Where `DATABASE_SCHEMA` cannot be used.
+    pub fn schema(&self) -> Result<Option<SchemaName>, ConfigError> {
+        let schema = self.database_schema.as_deref().map(SchemaName::new).transpose();
+        schema.map_err(|error| ConfigError::new("DATABASE_SCHEMA", error))
     }
 
     /// The webhook's secrets; empty where none is configured.
@@ -323,6 +336,10 @@ mod tests {
         assert!(options.logging().expect_err("bad").to_string().starts_with("RUST_LOG: "));
         let options = Options { database_url: some(""), ..Options::default() };
         assert!(options.database().expect_err("bad").to_string().starts_with("DATABASE_URL: "));
+        for database_url in [None, some("postgres:///app")] {
+            let options = Options { database_url, database_schema: some("pg_billing"), ..Options::default() };
+            assert!(options.database().expect_err("bad").to_string().starts_with("DATABASE_SCHEMA: "));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::db::connect::Target;
-use crate::db::{migrations, pool};
+use crate::db::{installation, migrations, pool};
 use crate::descriptors;
 use crate::http::{self, Budget, State};
 use crate::service::{Parts, Service};
@@ -66,6 +66,7 @@ impl Application {
         if !ran.is_empty() {
             log::info!("ran migrations: {}", ran.join(", "));
         }
+        installation::check(&database).await?;
         let service = service(&config, database);
         service.remember_last_event().await.context("cannot read when the last event came")?;
         let state = Data::new(State {

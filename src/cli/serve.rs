@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Outcome;
 use crate::config::{Config, ConfigError, Options};
 use crate::db::connect::Target;
+use crate::db::schema_name::SchemaName;
 use crate::dev_postgres::PrivatePostgres;
 use crate::dev_postgres::secrets::Home;
 use crate::http::WEBHOOK_PATH;
@@ -24,7 +25,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
             }
             serve(config, database).await
         }
-        None => serve_privately(config).await,
+        None => serve_privately(config, options.schema()?).await,
     }
 }
 
@@ -38,7 +39,7 @@ async fn serve(config: Config, database: Target) -> Outcome {
     app.run_until_stopped(stop).await
 }
 
-async fn serve_privately(mut config: Config) -> Outcome {
+async fn serve_privately(mut config: Config, schema: Option<SchemaName>) -> Outcome {
     let stop = stop_signal()?;
     let home = Home::at(Path::new("."));
     home.create().context("DATABASE_URL is not set, and a private PostgreSQL has no place here")?;
@@ -50,7 +51,7 @@ async fn serve_privately(mut config: Config) -> Outcome {
     if config.admin_token.is_none() {
         config.admin_token = Some(home.admin_token_or_new()?);
     }
-    let database = Target::parse(&postgres.url())?;
+    let database = Target::parse(&postgres.url())?.in_schema(schema);
     let app = Application::build(config, database).await?;
     log::info!("listening on http://{}", app.address());
     print_next_steps(&app, &home, &postgres.url());

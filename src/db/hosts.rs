@@ -8,15 +8,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use diesel::result::{ConnectionError, ConnectionResult};
-use diesel_async::AsyncPgConnection;
 use rand::seq::SliceRandom;
 use tokio::time::timeout;
-use tokio_postgres::Config;
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long one host may take until it has let us in, where `connect_timeout` does not say.
 const LET_IN_LIMIT: Duration = Duration::from_secs(5);
+
+/// A client, and the connection that has to be polled for it.
+pub(super) type Connected = (Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>);
 
 /// One host of the configuration.
 struct Candidate {
@@ -33,14 +36,12 @@ pub(super) async fn connect(
     config: &Config,
     limit: Option<Duration>,
     tls: &MakeRustlsConnect,
-) -> ConnectionResult<AsyncPgConnection> {
+) -> ConnectionResult<Connected> {
     let mut problems = Vec::new();
     for candidate in candidates(config).map_err(ConnectionError::BadConnection)? {
         for config in candidate.configs(config, &mut problems).await {
             match timeout(limit.unwrap_or(LET_IN_LIMIT), config.connect(tls.clone())).await {
-                Ok(Ok((client, connection))) => {
-                    return AsyncPgConnection::try_from_client_and_connection(client, connection).await;
-                }
+                Ok(Ok(connected)) => return Ok(connected),
                 Ok(Err(error)) => problems.push(candidate.problem(chain(&error))),
                 Err(_) => problems.push(candidate.problem("no answer in time")),
             }

@@ -1,4 +1,7 @@
-//! Locks on names that may have no row yet.
+//! Advisory locks on names that may have no row yet.
+//!
+//! PostgreSQL keeps one set of advisory locks for each database. Installations in several schemas of one database mix
+//! their schema into the number of a lock, so that none waits for another's.
 
 use diesel::QueryResult;
 use diesel::sql_types::{Array, BigInt};
@@ -7,6 +10,19 @@ use sha2::{Digest, Sha256};
 
 use super::Conn;
 use super::cached::Cached;
+
+/// The number of a lock in the schema of the connection, as SQL, from the parameter or column that `$key` names. In
+/// `public` it is the number itself: servers of the version before, which know of no schema, hold the same lock.
+macro_rules! in_schema {
+    ($key:expr) => {
+        concat!(
+            "(",
+            $key,
+            " # CASE current_schema() WHEN 'public' THEN 0 ELSE hashtextextended(current_schema()::text, 0) END)"
+        )
+    };
+}
+pub(super) use in_schema;
 
 /// Waits for, and holds until the transaction ends, a lock on each of `names`.
 ///
@@ -17,7 +33,7 @@ pub async fn hold(conn: &mut Conn, names: &[String]) -> QueryResult<()> {
     let mut names: Vec<&String> = names.iter().collect();
     names.sort_unstable();
     let keys: Vec<i64> = names.into_iter().map(|name| key(name)).collect();
-    let lock = diesel::sql_query("SELECT pg_advisory_xact_lock(key) FROM unnest($1) AS key");
+    let lock = diesel::sql_query(concat!("SELECT pg_advisory_xact_lock", in_schema!("key"), " FROM unnest($1) AS key"));
     Cached(lock.bind::<Array<BigInt>, _>(keys)).execute(conn).await.map(|_| ())
 }
 

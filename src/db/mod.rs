@@ -7,6 +7,7 @@ pub mod connect;
 pub mod events;
 pub mod failures;
 mod hosts;
+pub mod installation;
 pub mod listing;
 pub mod locks;
 pub mod migrations;
@@ -16,6 +17,7 @@ pub mod raw_json;
 pub mod record;
 #[allow(missing_docs, reason = "generated")]
 pub mod schema;
+pub mod schema_name;
 pub mod search;
 pub mod sent;
 pub mod subscriptions;

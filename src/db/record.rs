@@ -147,7 +147,9 @@ macro_rules! newer_state {
                             ELSE $24 END)
                AND ",
             nothing_came_before!(),
-            " AND pg_try_advisory_xact_lock($26)
+            " AND pg_try_advisory_xact_lock",
+            locks::in_schema!("$26"),
+            "
              RETURNING account_id",
         )
     };
@@ -186,7 +188,9 @@ pub async fn insert(conn: &mut Conn, event: &Event, outcome: &str) -> QueryResul
         event,
         outcome,
         concat!(
-            "WITH change AS (SELECT pg_advisory_xact_lock($11), NULL::uuid AS account_id) ",
+            "WITH change AS (SELECT pg_advisory_xact_lock",
+            locks::in_schema!("$11"),
+            ", NULL::uuid AS account_id) ",
             insert!("COALESCE((SELECT min(failed_at) FROM event_failures WHERE event_id = $1), now())")
         )
     );
@@ -260,7 +264,9 @@ pub async fn with_newer_invoice(
            AND (latest_invoice_event_created IS NULL OR latest_invoice_event_created < $13)
            AND ",
         nothing_came_before!(),
-        " AND pg_try_advisory_xact_lock($14)
+        " AND pg_try_advisory_xact_lock",
+        locks::in_schema!("$14"),
+        "
          RETURNING account_id",
     );
     let statement = of_event!(event, outcome, sql)

@@ -2,5 +2,8 @@
 
 mod failover;
 mod hosts;
+mod migrating;
 mod pgbouncer;
+mod refusals;
+mod schemas;
 mod tls;
