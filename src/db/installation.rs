@@ -158,6 +158,12 @@ async fn refuse_other_installation(client: &Client, schema: &SchemaName) -> Resu
     Ok(())
 }
 
+/// The names of all relations that migrations make, and of the table of those that ran.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let tables = migrations::all().iter().flat_map(Migration::makes);
+    tables.map(|made| made.name()).chain([migrations::TABLE])
+}
+
 fn first() -> &'static Migration {
     &migrations::all()[0]
 }

@@ -6,6 +6,7 @@ mod cached;
 pub mod connect;
 pub mod events;
 pub mod failures;
+pub mod grants;
 mod hosts;
 pub mod installation;
 pub mod listing;

@@ -56,10 +56,10 @@ pub enum Made<'a> {
     },
 }
 
-impl Made<'_> {
+impl<'a> Made<'a> {
     /// The relation's name: no two relations of one schema have the same.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &'a str {
         match self {
             Self::Table(name) | Self::View(name) | Self::Index { name, .. } => name,
         }
@@ -83,6 +83,14 @@ impl Migration {
             up: file("up.sql")?,
             is_transactional: !metadata.contains("run_in_transaction=false"),
         })
+    }
+
+    /// The functions that it makes, by the `CREATE FUNCTION` statements of its text.
+    #[must_use]
+    pub fn functions(&self) -> Vec<&'static str> {
+        let words: Vec<_> = words(self.up).collect();
+        let is_named = |pair: &&[&'static str]| pair[0].eq_ignore_ascii_case("FUNCTION");
+        words.windows(2).filter(is_named).map(|pair| pair[1]).collect()
     }
 
     /// The relations that it makes, by the `CREATE` statements of its text.
@@ -118,7 +126,7 @@ impl Migration {
 }
 
 /// The words of SQL text without its comments; brackets and such separate words.
-fn words(sql: &str) -> impl Iterator<Item = &str> {
+fn words(sql: &'static str) -> impl Iterator<Item = &'static str> {
     let lines = sql.lines().map(|line| line.split_once("--").map_or(line, |(statement, _)| statement));
     let is_separator = |char: char| char.is_whitespace() || matches!(char, '(' | ')' | ';' | ',');
     lines.flat_map(move |line| line.split(is_separator)).filter(|word| !word.is_empty())
