@@ -8,3 +8,4 @@ mod pgbouncer;
 mod refusals;
 mod schemas;
 mod tls;
+mod upgrade;
