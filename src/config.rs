@@ -14,6 +14,7 @@ use reqwest::Url;
 use thiserror::Error;
 
 use crate::db::connect::Target;
+use crate::db::schema_name::SchemaName;
 use crate::secret::Secret;
 use crate::stripe::trust::{ConnectTrust, Mode};
 use crate::stripe::{PricePlans, api};
@@ -47,6 +48,9 @@ pub struct Options {
     /// The password if DATABASE_URL has none, as for libpq's programs.
     #[arg(long, env, global = true, hide = true, hide_env_values = true, value_name = "PASSWORD")]
     pgpassword: Option<String>,
+    /// The schema of the tables; created when absent [default: public]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "NAME")]
+    database_schema: Option<String>,
     /// Where to listen; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "ADDR")]
     bind_addr: Option<String>,
@@ -180,12 +184,22 @@ impl Options {
     /// The database, if one is configured. `PGPASSWORD` is its password if the URL has none.
     ///
     /// # Errors
-    /// If `DATABASE_URL` cannot be used.
+    /// If `DATABASE_URL` or `DATABASE_SCHEMA` cannot be used.
     pub fn database(&self) -> Result<Option<Target>, ConfigError> {
+        let schema = self.schema()?;
         let Some(url) = self.database_url.as_deref() else { return Ok(None) };
         let target =
             Target::parse(url.trim()).map_err(|error| ConfigError::new("DATABASE_URL", format!("{error:#}")))?;
-        Ok(Some(target.with_default_password(trimmed(&self.pgpassword).unwrap_or_default())))
+        Ok(Some(target.with_default_password(trimmed(&self.pgpassword).unwrap_or_default()).in_schema(schema)))
+    }
+
+    /// The schema of the tables, if one is configured.
+    ///
+    /// # Errors
+    /// If `DATABASE_SCHEMA` cannot be used.
+    pub fn schema(&self) -> Result<Option<SchemaName>, ConfigError> {
+        let schema = self.database_schema.as_deref().map(SchemaName::new).transpose();
+        schema.map_err(|error| ConfigError::new("DATABASE_SCHEMA", error))
     }
 
     /// The webhook's secrets; empty if none is configured.
@@ -402,6 +416,10 @@ mod tests {
         assert!(options.log_filter().expect_err("bad").to_string().starts_with("RUST_LOG: "));
         let options = Options { database_url: some(""), ..Options::default() };
         assert!(options.database().expect_err("bad").to_string().starts_with("DATABASE_URL: "));
+        for database_url in [None, some("postgres:///app")] {
+            let options = Options { database_url, database_schema: some("pg_billing"), ..Options::default() };
+            assert!(options.database().expect_err("bad").to_string().starts_with("DATABASE_SCHEMA: "));
+        }
     }
 
     #[test]

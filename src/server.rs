@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::db::connect::Target;
-use crate::db::{migrations, pool};
+use crate::db::{installation, migrations, pool};
 use crate::descriptors;
 use crate::handlers::{Handlers, Policy};
 use crate::http::{self, Budget, State};
@@ -75,6 +75,7 @@ impl Application {
         if !ran.is_empty() {
             log::info!("ran migrations: {}", ran.join(", "));
         }
+        installation::check(&database).await?;
         let service = service(&config, database);
         service.start_sweep();
         service.remember_last_event().await.context("cannot read when the last event came")?;

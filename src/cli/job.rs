@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use super::{Outcome, serve};
 use crate::config::{Config, ConfigError, Options};
 use crate::db::connect::Target;
+use crate::db::installation;
 use crate::dev_postgres::secrets::Home;
 use crate::dev_postgres::{PrivatePostgres, RunningPostgres};
 use crate::server;
@@ -37,6 +38,7 @@ pub(super) async fn run_with_stripe(options: &Options, work: impl AsyncFnOnce(Se
 async fn run_with(config: &Config, options: &Options, work: impl AsyncFnOnce(Service) -> Outcome) -> Outcome {
     let signalled = serve::signalled()?;
     let database = Database::open(options).await?;
+    installation::check(&database.target).await?;
     let service = server::service(config, database.target.clone());
     // On the heap: futures within futures this deep are more than the compiler lays out.
     let work = Box::pin(ready_then(service, work));
@@ -75,12 +77,13 @@ impl Database {
             let problem = "it is needed, since no server keeps a database in this folder";
             return Err(ConfigError::new("DATABASE_URL", problem).into());
         };
-        let target = Target::parse(&running.url()?)?;
+        let schema = options.schema()?;
+        let target = Target::parse(&running.url()?)?.in_schema(schema.clone());
         if target.connect().await.is_ok() {
             return Ok(Self { target, own: None, _running: Some(running) });
         }
         let own = tokio::task::spawn_blocking(move || PrivatePostgres::start(&path)).await??;
-        Ok(Self { target: Target::parse(&own.url())?, own: Some(own), _running: None })
+        Ok(Self { target: Target::parse(&own.url())?.in_schema(schema), own: Some(own), _running: None })
     }
 
     async fn close(self) -> Result<()> {

@@ -2,6 +2,7 @@
 //! (`simulate` gives an account a local trial, as an application does).
 
 mod duration;
+mod grants;
 mod health;
 mod import;
 mod job;
@@ -41,6 +42,8 @@ enum Command {
     Serve,
     /// Run pending migrations; needs only DATABASE_URL
     Migrate,
+    /// Print or run the SQL that gives the application's role and the server's what they need, and no more
+    Grants(grants::Grants),
     /// Sign a sample or your own event and post it
     Send(send::Send),
     /// Read Stripe's event list and apply what never arrived; report drift (needs STRIPE_SECRET_KEY)
@@ -109,6 +112,7 @@ fn run(cli: Cli) -> Outcome {
         match cli.command.unwrap_or(Command::Serve) {
             Command::Serve => serve::run(&cli.options).await,
             Command::Migrate => migrate::run(&cli.options).await,
+            Command::Grants(grants) => grants.run(&cli.options).await,
             Command::Send(send) => send.run(&cli.options).await,
             Command::Reconcile(reconcile) => reconcile.run(&cli.options).await,
             Command::Import(import) => import.run(&cli.options).await,

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Outcome;
 use crate::config::{Config, ConfigError, LogFormat, Options};
 use crate::db::connect::Target;
+use crate::db::schema_name::SchemaName;
 use crate::dev_postgres::PrivatePostgres;
 use crate::dev_postgres::secrets::Home;
 use crate::http::WEBHOOK_PATH;
@@ -27,7 +28,7 @@ pub(super) async fn run(options: &Options) -> Outcome {
             }
             serve(options, config, database).await
         }
-        None => serve_privately(options, config).await,
+        None => serve_privately(options, config, options.schema()?).await,
     }
 }
 
@@ -42,7 +43,7 @@ async fn serve(options: &Options, config: Config, database: Target) -> Outcome {
     app.run_until_stopped(stop).await
 }
 
-async fn serve_privately(options: &Options, mut config: Config) -> Outcome {
+async fn serve_privately(options: &Options, mut config: Config, schema: Option<SchemaName>) -> Outcome {
     let stop = stop_signal()?;
     let home = Home::at(Path::new("."));
     home.create().context("DATABASE_URL is not set, and a private PostgreSQL has no place here")?;
@@ -58,7 +59,7 @@ async fn serve_privately(options: &Options, mut config: Config) -> Outcome {
     let url = postgres.url();
     let folder = postgres.dir().display().to_string();
     let mut postgres = postgres.supervise();
-    let database = Target::parse(&url)?;
+    let database = Target::parse(&url)?.in_schema(schema);
     let summary = Summary::of(&config, &database);
     let app = Application::build(config, database).await?;
     log::warn!(

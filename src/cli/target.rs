@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use reqwest::Url;
 
 use crate::config::{ConfigError, Options};
-use crate::db::{Conn, connect};
+use crate::db::{Conn, connect, installation};
 use crate::dev_postgres::RunningPostgres;
 use crate::dev_postgres::secrets::Home;
 use crate::http::WEBHOOK_PATH;
@@ -78,6 +78,7 @@ pub(crate) struct Database {
 impl Database {
     /// Opens a connection.
     pub(crate) async fn connect(&self) -> Result<Conn> {
+        installation::check(&self.target).await?;
         Ok(self.target.connect().await?)
     }
 
@@ -96,5 +97,6 @@ pub(crate) fn database(options: &Options) -> Result<Database> {
     let private = RunningPostgres::find(home.path())?.ok_or_else(|| {
         ConfigError::new("DATABASE_URL", "it is needed for this, since no server keeps a database in this folder")
     })?;
-    Ok(Database { target: connect::Target::parse(&private.url()?)?, _private: Some(private) })
+    let target = connect::Target::parse(&private.url()?)?.in_schema(options.schema()?);
+    Ok(Database { target, _private: Some(private) })
 }

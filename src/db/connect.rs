@@ -6,11 +6,13 @@ use anyhow::{Context, Result, bail, ensure};
 use diesel::QueryResult;
 use diesel::result::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use tokio_postgres::Client;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::hosts::{self, Opened, chain};
-use super::sqlstate::FirstError;
+use super::hosts::{self, chain};
+use super::schema_name::{SchemaName, literal};
+use super::sqlstate::{Driver, FirstError};
 use super::tls::{self, Verification};
 
 /// The settings of every session.
@@ -28,6 +30,13 @@ const SESSION_SETTINGS: &str = "
     SET jit = off;
     SET enable_seqscan = off;
     SET idle_in_transaction_session_timeout = '10s'";
+
+/// The same settings for work that may take as long as it has to, whatever limits the role has.
+const NO_LIMITS: &str = "
+    SET default_transaction_isolation = 'read committed';
+    SET statement_timeout = 0;
+    SET lock_timeout = 0;
+    SET idle_in_transaction_session_timeout = 0";
 
 /// What not every PostgreSQL can: that the server notices within a tenth of a second that we have gone while a
 /// statement waits, and that it compresses payloads the cheap way (a fifth less of its CPU for each event).
@@ -66,6 +75,8 @@ pub struct Target {
     /// How long one host may take until it has let us in, where the URL says.
     limit: Option<Duration>,
     tls: MakeRustlsConnect,
+    /// Where the tables are, if `DATABASE_SCHEMA` says so.
+    schema: Option<SchemaName>,
 }
 
 impl std::fmt::Debug for Target {
@@ -112,7 +123,25 @@ impl Target {
         let limit = config.get_connect_timeout().copied();
         fill_in(&mut config);
         let tls = MakeRustlsConnect::new(tls::client_config(verification, root_file.as_deref())?);
-        Ok(Self { config, limit, tls })
+        Ok(Self { config, limit, tls, schema: None })
+    }
+
+    /// The same database, with subledger's tables in `schema`; `None` is the default schema.
+    #[must_use]
+    pub fn in_schema(self, schema: Option<SchemaName>) -> Self {
+        Self { schema, ..self }
+    }
+
+    /// The schema of subledger's tables.
+    #[must_use]
+    pub fn schema(&self) -> SchemaName {
+        self.schema.clone().unwrap_or_default()
+    }
+
+    /// Whether the schema was configured, and is not merely the default.
+    #[must_use]
+    pub fn names_schema(&self) -> bool {
+        self.schema.is_some()
     }
 
     /// The same with `password`, unless the URL names one or `password` is empty.
@@ -155,15 +184,8 @@ impl Target {
     }
 
     /// [`Target::connect`]; `error` will have the SQLSTATE of the session's first error.
-    pub(super) async fn connect_watched(&self, error: &FirstError) -> ConnectionResult<Opened> {
-        let (mut conn, driver) = hosts::connect(&self.config, self.limit, &self.tls, error).await?;
-        tokio::time::timeout(SETUP_LIMIT, set_up(&mut conn))
-            .await
-            .map_err(|_| ConnectionError::BadConnection("the server does not answer".to_owned()))?
-            .map_err(ConnectionError::CouldntSetupConfiguration)?;
-        // Settings that this server does not have are no errors of a statement.
-        error.take();
-        Ok((conn, driver))
+    pub(super) async fn connect_watched(&self, error: &FirstError) -> ConnectionResult<(AsyncPgConnection, Driver)> {
+        self.session(&[SESSION_SETTINGS, &self.search_path()], &OPTIONAL_SETTINGS, error).await
     }
 
     /// Opens a connection on which nothing can be written.
@@ -178,21 +200,61 @@ impl Target {
         Ok(conn)
     }
 
-    /// Opens a connection without time limits, for migrations: building an index may take long.
+    /// Opens a connection without time limits, for work that may take long.
     ///
     /// # Errors
     /// Where no host can be reached, or refuses.
     pub async fn connect_unbounded(&self) -> ConnectionResult<AsyncPgConnection> {
-        let (conn, driver) = hosts::connect(&self.config, self.limit, &self.tls, &FirstError::default()).await?;
+        let settings = [NO_LIMITS, &self.search_path()];
+        let (conn, driver) = self.session(&settings, &[], &FirstError::default()).await?;
         std::mem::forget(driver);
         Ok(conn)
+    }
+
+    /// Opens a connection without time limits and without diesel, whose errors carry no SQLSTATE: for migrations.
+    ///
+    /// # Errors
+    /// Where no host can be reached, or refuses.
+    pub async fn connect_plainly(&self) -> Result<Client> {
+        let (client, driver) = hosts::connect(&self.config, self.limit, &self.tls, &FirstError::default()).await?;
+        std::mem::forget(driver);
+        client.batch_execute(NO_LIMITS).await.map_err(without_secrets)?;
+        client.batch_execute(&self.search_path()).await.map_err(without_secrets)?;
+        Ok(client)
+    }
+
+    async fn session(
+        &self,
+        settings: &[&str],
+        optional: &[&str],
+        error: &FirstError,
+    ) -> ConnectionResult<(AsyncPgConnection, Driver)> {
+        let (client, driver) = hosts::connect(&self.config, self.limit, &self.tls, error).await?;
+        let mut conn = AsyncPgConnection::try_from(client).await?;
+        tokio::time::timeout(SETUP_LIMIT, set_up(&mut conn, &settings.join(";"), optional))
+            .await
+            .map_err(|_| ConnectionError::BadConnection("the server does not answer".to_owned()))?
+            .map_err(ConnectionError::CouldntSetupConfiguration)?;
+        // Settings that this server does not have are no errors of a statement.
+        error.take();
+        Ok((conn, driver))
+    }
+
+    /// Puts the schema in front of the session's own search path, once: a pooler may hand on the session of before.
+    fn search_path(&self) -> String {
+        let schema = literal(self.schema().as_str());
+        format!(
+            "SELECT set_config('search_path', concat_ws(', ', schema, NULLIF(path, '')), false)
+             FROM quote_ident({schema}) AS schema, current_setting('search_path') AS path
+             WHERE NOT starts_with(path || ',', schema || ',')"
+        )
     }
 }
 
 /// Puts a session in order.
-async fn set_up(conn: &mut AsyncPgConnection) -> QueryResult<()> {
-    conn.batch_execute(SESSION_SETTINGS).await?;
-    for setting in OPTIONAL_SETTINGS {
+async fn set_up(conn: &mut AsyncPgConnection, settings: &str, optional: &[&str]) -> QueryResult<()> {
+    conn.batch_execute(settings).await?;
+    for setting in optional {
         if let Err(error) = conn.batch_execute(setting).await {
             log::debug!("the database does not take `{setting}`: {error}");
         }

@@ -9,13 +9,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use diesel::result::{ConnectionError, ConnectionResult};
-use diesel_async::AsyncPgConnection;
 use rand::seq::SliceRandom;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::tls::TlsStream;
-use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
+use tokio_postgres::{Client, Config, Connection, NoTls, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::sqlstate::{Driver, FirstError, PlainText, WatchTls, Watched};
@@ -61,8 +61,8 @@ pub(super) async fn connect(
     Err(ConnectionError::BadConnection(problems.join("; ")))
 }
 
-/// A connection, and what drives it, if diesel-async does not.
-pub(super) type Opened = (AsyncPgConnection, Option<Driver>);
+/// A connection, and the task that drives it.
+pub(super) type Opened = (Client, Driver);
 
 /// Opens a connection to one host, with or without TLS.
 async fn open(config: &Config, tls: &MakeRustlsConnect, error: &FirstError) -> Result<Opened, String> {
@@ -74,23 +74,29 @@ async fn open(config: &Config, tls: &MakeRustlsConnect, error: &FirstError) -> R
     plain_config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
     let plain = WatchTls { tls: PlainText, error: error.clone() };
     match config.get_ssl_mode() {
-        SslMode::Disable => finish(plain_config.connect(plain).await).await,
+        SslMode::Disable => plain_config.connect(plain).await.map(drive),
         // As libpq does: "first try an SSL connection; if that fails, try a non-SSL connection".
         SslMode::Prefer => match config.clone().ssl_mode(SslMode::Require).connect(encrypted).await {
-            Ok(opened) => finish(Ok(opened)).await,
-            Err(_) => finish(plain_config.connect(plain).await).await,
+            Ok(opened) => Ok(drive(opened)),
+            Err(_) => plain_config.connect(plain).await.map(drive),
         },
-        _ => finish(config.connect(encrypted).await).await,
+        _ => config.connect(encrypted).await.map(drive),
     }
+    .map_err(|error| chain(&error))
 }
 
-async fn finish<S>(opened: Result<(Client, Connection<Socket, S>), tokio_postgres::Error>) -> Result<Opened, String>
+/// Drives a connection in a task of its own.
+fn drive<S, T>((client, connection): (Client, Connection<S, T>)) -> Opened
 where
-    S: TlsStream + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: TlsStream + Unpin + Send + 'static,
 {
-    let (client, connection) = opened.map_err(|error| chain(&error))?;
-    let conn = AsyncPgConnection::try_from_client_and_connection(client, connection).await;
-    conn.map(|conn| (conn, None)).map_err(|error| error.to_string())
+    let driver = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            log::debug!("a connection to the database ended: {}", chain(&error));
+        }
+    });
+    (client, Driver(driver.abort_handle()))
 }
 
 /// Opens a connection over a Unix-domain socket. `tokio_postgres::Config::connect` would not let it be watched.
@@ -98,14 +104,8 @@ async fn open_socket(config: &Config, directory: &Path, error: &FirstError) -> R
     let port = config.get_ports().first().copied().unwrap_or(5432);
     let path = directory.join(format!(".s.PGSQL.{port}"));
     let stream = UnixStream::connect(&path).await.map_err(|error| format!("{}: {error}", path.display()))?;
-    let stream = Watched::new(stream, error.clone());
-    let opened = config.connect_raw(stream, NoTls).await;
-    let (client, connection) = opened.map_err(|error| chain(&error))?;
-    let driver = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            log::debug!("a connection to the database ended: {}", chain(&error));
-        }
-    });
+    let opened = config.connect_raw(Watched::new(stream, error.clone()), NoTls).await;
+    let (client, driver) = drive(opened.map_err(|error| chain(&error))?);
     let wanted = match config.get_target_session_attrs() {
         TargetSessionAttrs::ReadWrite => Some("off"),
         TargetSessionAttrs::ReadOnly => Some("on"),
@@ -119,8 +119,7 @@ async fn open_socket(config: &Config, directory: &Path, error: &FirstError) -> R
             return Err("the session is not as target_session_attrs wants it".to_owned());
         }
     }
-    let conn = AsyncPgConnection::try_from(client).await.map_err(|error| error.to_string())?;
-    Ok((conn, Some(Driver(driver.abort_handle()))))
+    Ok((client, driver))
 }
 
 fn candidates(config: &Config) -> Result<Vec<Candidate>, String> {

@@ -47,7 +47,7 @@ pub struct Manager {
 pub struct Connection {
     conn: AsyncPgConnection,
     first_error: FirstError,
-    _driver: Option<Driver>,
+    _driver: Driver,
     generation: u64,
     current: Arc<AtomicU64>,
 }

@@ -1,6 +1,11 @@
 //! PostgreSQL as its users have it: with TLS, behind PgBouncer, with a standby that takes over.
 
 mod failover;
+mod grants;
 mod hosts;
+mod migrating;
 mod pgbouncer;
+mod refusals;
+mod schemas;
 mod tls;
+mod upgrade;
