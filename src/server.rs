@@ -11,6 +11,7 @@ use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::db::connect::Target;
@@ -35,6 +36,29 @@ const LARGEST_BODIES: usize = 32;
 pub struct Application {
     server: Server,
     address: SocketAddr,
+    background: Background,
+}
+
+/// What runs beside the requests. Dropped, it is told to stop.
+struct Background {
+    service: Service,
+    tasks: JoinSet<()>,
+}
+
+impl Background {
+    fn start(service: &Service, database: Target) -> Self {
+        let mut tasks = JoinSet::new();
+        let (watcher, pusher) = (service.clone(), service.clone());
+        tasks.spawn(async move { watcher.watch_changes().await });
+        tasks.spawn(async move { pusher.push_changes(database).await });
+        Self { service: service.clone(), tasks }
+    }
+
+    /// Ends once everything has stopped.
+    async fn stop(mut self) {
+        self.service.close_changes();
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 impl std::fmt::Debug for Application {
@@ -51,6 +75,7 @@ pub fn service(config: &Config, database: Target) -> Service {
         stripe: config.stripe.clone(),
         plans: config.plans.clone(),
         entitled_statuses: config.entitled_statuses.clone(),
+        push: config.push.clone(),
         metrics: Arc::default(),
         runtime: Handle::current(),
     })
@@ -66,8 +91,9 @@ impl Application {
         if !ran.is_empty() {
             log::info!("ran migrations: {}", ran.join(", "));
         }
-        let service = service(&config, database);
+        let service = service(&config, database.clone());
         service.remember_last_event().await.context("cannot read when the last event came")?;
+        let background = Background::start(&service, database);
         let state = Data::new(State {
             service,
             webhook_secrets: config.webhook_secrets,
@@ -97,7 +123,7 @@ impl Application {
         .bind(config.bind_addr)
         .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
         let address = *server.addrs().first().context("the server listens nowhere")?;
-        Ok(Self { server: server.run(), address })
+        Ok(Self { server: server.run(), address, background })
     }
 
     /// Where it listens.
@@ -123,8 +149,13 @@ impl Application {
                 ended.context("the server died")?.context("the server failed")?;
                 bail!("the server ended by itself");
             }
-            () = stop => handle.stop(true).await,
+            () = stop => {
+                // Streams of changes would otherwise be waited for.
+                self.background.service.close_changes();
+                handle.stop(true).await;
+            }
         }
+        self.background.stop().await;
         server.await.context("the server died")?.context("the server failed")
     }
 }

@@ -26,6 +26,11 @@ pub(super) fn of_event(id: &str) -> i64 {
     key(&format!("event {id}"))
 }
 
+/// The number of the lock of the replica that pushes changes.
+pub(super) fn of_push() -> i64 {
+    key("push of changes")
+}
+
 /// The lock's number. Two names with the same one merely wait for each other.
 fn key(name: &str) -> i64 {
     let digest = Sha256::digest(name.as_bytes());

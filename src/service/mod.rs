@@ -4,12 +4,15 @@
 mod accounts;
 mod at_once;
 mod batch;
+mod changes;
 mod deliver;
 mod drift;
 mod entitlement;
 mod error;
+mod history;
 mod overview;
 mod preview;
+mod push;
 mod queue;
 mod read;
 mod replay;
@@ -26,11 +29,13 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount};
+pub use changes::{ChangePage, ChangeReader};
 pub use deliver::Recorded;
 pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
 pub use overview::{CHART_HOURS, Overview};
+pub use push::{PendingChanges, Push};
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
 pub use search::{Found, Story};
@@ -57,6 +62,8 @@ pub struct Parts {
     pub plans: PricePlans,
     /// The statuses that entitle an account.
     pub entitled_statuses: Vec<String>,
+    /// Where changes are pushed; `None` without `CHANGES_URL`.
+    pub push: Option<Push>,
     /// Where what happens is counted.
     pub metrics: Arc<Metrics>,
     /// The runtime on which all database work runs.
@@ -69,6 +76,7 @@ pub struct Service {
     parts: Arc<Parts>,
     room: Arc<Room>,
     queue: Arc<Queue>,
+    feed: Arc<changes::Feed>,
 }
 
 /// How long one attempt at a transaction may take; in the long way, waiting for a connection included. Longer than the
@@ -82,7 +90,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default() }
+        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default(), feed: Arc::default() }
     }
 
     /// Where what happens is counted.

@@ -22,6 +22,7 @@ pub fn service_on(database: &Database, pool_size: u32) -> Service {
         stripe: None,
         plans: PricePlans::default(),
         entitled_statuses: Vec::new(),
+        push: None,
         runtime: Runtime::current(),
         metrics: std::sync::Arc::default(),
     })
