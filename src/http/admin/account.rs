@@ -7,6 +7,7 @@ use askama::Template;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::changes::ChangeRow;
 use super::error::PageError;
 use super::page::{Here, Page, Viewer, html};
 use super::show::{Badge, EventRow, When, event_path};
@@ -30,6 +31,7 @@ struct AccountPage {
     since_event: Option<(String, String)>,
     customers: Vec<String>,
     subscriptions: Vec<Subscription>,
+    history: Vec<ChangeRow>,
     story: Vec<EventRow>,
     story_is_cut: bool,
 }
@@ -51,7 +53,10 @@ pub async fn show(viewer: Viewer, id: Path<String>, state: Data<State>) -> Resul
     let Ok(id) = Uuid::try_parse(&id) else { return Err(unknown.into()) };
     let view = state.service.account(id).await.map_err(ApiError::of_request)?.ok_or(unknown)?;
     let (view, story) = state.service.story_of_account(view).await.map_err(ApiError::of_request)?;
-    Ok(html(StatusCode::OK, &account_page(&viewer, view, &story, Utc::now())))
+    let changes = state.service.changes_of_account(id).await.map_err(ApiError::of_request)?;
+    let now = Utc::now();
+    let page = account_page(&viewer, view, &story, now);
+    Ok(html(StatusCode::OK, &AccountPage { history: ChangeRow::all(&changes, now), ..page }))
 }
 
 fn account_page(viewer: &Viewer, view: AccountView, story: &Story, now: DateTime<Utc>) -> AccountPage {
@@ -71,6 +76,7 @@ fn account_page(viewer: &Viewer, view: AccountView, story: &Story, now: DateTime
         since_event: entitlement.since_event.map(|id| (event_path(&id), id)),
         customers,
         subscriptions: subscriptions.into_iter().map(|row| subscription(row, now)).collect(),
+        history: Vec::new(),
         story: EventRow::all(&story.events, now),
         story_is_cut: story.is_cut,
     }
