@@ -125,7 +125,7 @@ pub async fn last_id(conn: &mut Conn) -> QueryResult<i64> {
     Ok(last.id.unwrap_or(0))
 }
 
-/// The newest `limit` changes of an account, of rows that belonged to it before or after the change; newest first.
+/// The newest `limit` changes of rows that belonged to the account after the change, newest first.
 pub async fn newest_of_account(conn: &mut Conn, account: Uuid, limit: i64) -> QueryResult<Vec<Change>> {
     diesel::sql_query(select!("subscription_changes", "WHERE account_id = $1 ORDER BY id DESC LIMIT $2"))
         .bind::<SqlUuid, _>(account)
