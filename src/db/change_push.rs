@@ -68,6 +68,16 @@ pub async fn lock_position(conn: &mut Conn) -> QueryResult<usize> {
     diesel::sql_query("SELECT FROM change_push FOR UPDATE").execute(conn).await
 }
 
+/// Whether there are settled changes behind the position. Asked without a lock, so that idle polling writes nothing.
+pub async fn has_news(conn: &mut Conn) -> QueryResult<bool> {
+    let answer: Answer = diesel::sql_query(
+        "SELECT EXISTS (SELECT FROM committed_changes WHERE id > (SELECT position FROM change_push)) AS is_so",
+    )
+    .get_result(conn)
+    .await?;
+    Ok(answer.is_so)
+}
+
 /// Moves the position over at most `limit` settled changes and queues their accounts; returns whether it moved.
 pub async fn advance(conn: &mut Conn, limit: i64) -> QueryResult<bool> {
     let moved = diesel::sql_query(

@@ -201,7 +201,8 @@ impl Service {
 
     /// Moves settled changes to the queues of their accounts; returns whether there were any.
     async fn queue_changes(&self) -> Result<bool, ServiceError> {
-        self.take(Step::Queue).await
+        let has_news = change_push::has_news(&mut *self.connection().await?).await?;
+        if has_news { self.take(Step::Queue).await } else { Ok(false) }
     }
 
     async fn due_queues(&self, has_failed: bool, except: Vec<Uuid>, limit: usize) -> Result<Vec<Queue>, ServiceError> {
