@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::db::connect::Target;
 use crate::db::schema_name::SchemaName;
 use crate::secret::Secret;
+use crate::service::Push;
 use crate::stripe::trust::{ConnectTrust, Mode};
 use crate::stripe::{PricePlans, api};
 
@@ -90,6 +91,12 @@ pub struct Options {
     /// Subscription statuses that entitle an account [default: active,trialing,past_due]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "STATUS,…")]
     entitled_statuses: Option<String>,
+    /// Where changes are pushed, signed by Standard Webhooks
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "URL")]
+    changes_url: Option<String>,
+    /// What pushed changes are signed with: whsec_ and a key in Base64
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "WHSEC")]
+    changes_secret: Option<String>,
     /// text, or json for one object a line [default: text]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -144,6 +151,8 @@ pub struct Config {
     pub pool_timeout: Duration,
     /// Statuses that entitle an account, the best first.
     pub entitled_statuses: Vec<String>,
+    /// Where changes are pushed.
+    pub push: Option<Push>,
     /// Bytes.
     pub body_limit: usize,
     /// The most that a body may take to arrive.
@@ -284,6 +293,7 @@ impl Options {
             pool_size: number("POOL_SIZE", &self.pool_size, 16, 1..=10_000)?,
             pool_timeout: millis("POOL_TIMEOUT_MS", &self.pool_timeout_ms, 2_000)?,
             entitled_statuses: self.entitled_statuses()?,
+            push: self.push()?,
             body_limit: number("BODY_LIMIT_BYTES", &self.body_limit_bytes, 1_048_576, 1..=1 << 30)?,
             body_timeout: millis("BODY_TIMEOUT_MS", &self.body_timeout_ms, 10_000)?,
             keep_alive: KEEP_ALIVE,
@@ -309,6 +319,22 @@ impl Options {
     fn mode(&self) -> Result<Mode, ConfigError> {
         let of_key = || trimmed(&self.stripe_secret_key).and_then(Mode::of_key);
         Ok(parsed("STRIPE_MODE", &self.stripe_mode)?.or_else(of_key).unwrap_or_default())
+    }
+
+    fn push(&self) -> Result<Option<Push>, ConfigError> {
+        let given =
+            |text: &Option<String>| text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+        let (url, secret) = match (given(&self.changes_url), given(&self.changes_secret)) {
+            (Some(url), Some(secret)) => (url, Secret::new(secret)),
+            (Some(_), None) => return Err(ConfigError::new("CHANGES_SECRET", "it is required with CHANGES_URL")),
+            (None, Some(_)) => return Err(ConfigError::new("CHANGES_URL", "it is required with CHANGES_SECRET")),
+            (None, None) => return Ok(None),
+        };
+        let url = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        // It may hold a password, so it is not shown.
+        let url = url.ok_or_else(|| ConfigError::new("CHANGES_URL", "it is no http or https URL"))?;
+        let push = Push::new(url, &secret);
+        push.map(Some).map_err(|error| ConfigError::new("CHANGES_SECRET", format!("{error:#}")))
     }
 
     fn price_plans(&self) -> Result<PricePlans, ConfigError> {
@@ -407,6 +433,27 @@ mod tests {
             ),
             ("ENTITLED_STATUSES", Options { entitled_statuses: some(","), ..Options::default() }),
             ("PRICE_PLANS", Options { price_plans: some("price_1=a,price_1=b"), ..Options::default() }),
+            ("CHANGES_SECRET", Options { changes_url: some("http://localhost/"), ..Options::default() }),
+            (
+                "CHANGES_URL",
+                Options { changes_secret: some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), ..Options::default() },
+            ),
+            (
+                "CHANGES_URL",
+                Options {
+                    changes_url: some("localhost"),
+                    changes_secret: some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+                    ..Options::default()
+                },
+            ),
+            (
+                "CHANGES_SECRET",
+                Options {
+                    changes_url: some("http://localhost/"),
+                    changes_secret: some("whsec_?"),
+                    ..Options::default()
+                },
+            ),
             ("BODY_LIMIT_BYTES", Options { body_limit_bytes: some("-1"), ..Options::default() }),
         ] {
             let problem = problem(options);

@@ -114,6 +114,7 @@ pub struct Metrics {
     pool: Family<StateLabel, Gauge>,
     undecided_ties: Counter,
     last_event: Gauge,
+    changes_pending: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -135,6 +136,7 @@ impl Default for Metrics {
             pool: Family::default(),
             undecided_ties: Counter::default(),
             last_event: Gauge::default(),
+            changes_pending: Gauge::default(),
         };
         metrics.register();
         metrics.start_at_zero();
@@ -182,6 +184,11 @@ impl Metrics {
             "last_event_timestamp_seconds",
             "Unix time at which the last signed event was recorded or found recorded; 0 before the first",
             self.last_event.clone(),
+        );
+        registry.register(
+            "changes_pending",
+            "Changes that are yet to be pushed to CHANGES_URL; 0 without one",
+            self.changes_pending.clone(),
         );
     }
 
@@ -250,6 +257,11 @@ impl Metrics {
     /// The last event came at this time.
     pub fn last_event(&self, at: DateTime<Utc>) {
         self.last_event.set(at.timestamp());
+    }
+
+    /// So many changes are yet to be pushed.
+    pub fn changes_pending(&self, changes: i64) {
+        self.changes_pending.set(changes);
     }
 
     /// Somebody waits for a connection, until the value that is returned is dropped.
@@ -332,6 +344,7 @@ mod tests {
         assert_eq!(
             declared,
             [
+                "subledger_changes_pending gauge",
                 "subledger_delivery_lag_seconds histogram",
                 "subledger_event_failures_total counter",
                 "subledger_event_seconds histogram",

@@ -36,8 +36,30 @@ const LARGEST_BODIES: usize = 32;
 /// A server that is bound to its address.
 pub struct Application {
     server: Server,
-    service: Service,
     address: SocketAddr,
+    background: Background,
+}
+
+/// What runs beside the requests. Dropped, it is told to stop.
+struct Background {
+    service: Service,
+    tasks: JoinSet<()>,
+}
+
+impl Background {
+    fn start(service: &Service, database: Target) -> Self {
+        let mut tasks = JoinSet::new();
+        let (watcher, pusher) = (service.clone(), service.clone());
+        tasks.spawn(async move { watcher.watch_changes().await });
+        tasks.spawn(async move { pusher.push_changes(database).await });
+        Self { service: service.clone(), tasks }
+    }
+
+    /// Ends once everything has stopped.
+    async fn stop(mut self) {
+        self.service.close_changes();
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 impl std::fmt::Debug for Application {
@@ -60,6 +82,7 @@ pub fn service(config: &Config, database: Target) -> Service {
             entitled_statuses: config.entitled_statuses.clone(),
         },
         handlers: Arc::new(Handlers),
+        push: config.push.clone(),
         metrics: Arc::default(),
         runtime: Handle::current(),
     })
@@ -76,10 +99,10 @@ impl Application {
             log::info!("ran migrations: {}", ran.join(", "));
         }
         installation::check(&database).await?;
-        let service = service(&config, database);
+        let service = service(&config, database.clone());
         service.start_sweep();
         service.remember_last_event().await.context("cannot read when the last event came")?;
-        let background = service.clone();
+        let background = Background::start(&service, database);
         let state = Data::new(State {
             service,
             webhook_secrets: config.webhook_secrets,
@@ -109,7 +132,7 @@ impl Application {
         .bind(config.bind_addr)
         .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
         let address = *server.addrs().first().context("the server listens nowhere")?;
-        Ok(Self { server: server.run(), service: background, address })
+        Ok(Self { server: server.run(), address, background })
     }
 
     /// Where it listens.
@@ -131,15 +154,20 @@ impl Application {
         let mut server = tokio::spawn(self.server);
         // Ends with this function: dropping the set aborts it.
         let mut jobs = JoinSet::new();
-        jobs.spawn(self.service.backfill());
+        jobs.spawn(self.background.service.clone().backfill());
         tokio::select! {
             // Not told to, and so a failure also where it ends without an error.
             ended = &mut server => {
                 ended.context("the server died")?.context("the server failed")?;
                 bail!("the server ended by itself");
             }
-            () = stop => handle.stop(true).await,
+            () = stop => {
+                // Streams of changes would otherwise be waited for.
+                self.background.service.close_changes();
+                handle.stop(true).await;
+            }
         }
+        self.background.stop().await;
         server.await.context("the server died")?.context("the server failed")
     }
 }

@@ -1,6 +1,7 @@
 //! The command line. Each command is a file; none of them writes to the database but through the service layer
 //! (`simulate` gives an account a local trial, as an application does).
 
+mod changes;
 mod duration;
 mod grants;
 mod health;
@@ -52,7 +53,9 @@ enum Command {
     Import(import::Import),
     /// Apply events again from what is stored
     Replay(replay::Replay),
-    /// Delete idempotency rows and failures that are old; parked events stay
+    /// Deliver changes of subscriptions to CHANGES_URL again
+    Changes(changes::Changes),
+    /// Delete idempotency rows, failures and changes that are old; parked events and last changes stay
     Prune(prune::Prune),
     /// Ask a running server whether it serves; ends with 0 or 1 (for a container's health check)
     Health(health::Health),
@@ -117,6 +120,7 @@ fn run(cli: Cli) -> Outcome {
             Command::Reconcile(reconcile) => reconcile.run(&cli.options).await,
             Command::Import(import) => import.run(&cli.options).await,
             Command::Replay(replay) => replay.run(&cli.options).await,
+            Command::Changes(changes) => changes.run(&cli.options).await,
             Command::Prune(prune) => prune.run(&cli.options).await,
             Command::Health(health) => health.run(&cli.options).await,
             Command::Simulate(simulate) => simulate.run(&cli.options).await,

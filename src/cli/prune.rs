@@ -1,4 +1,5 @@
-//! `prune`: deletes what is old of the idempotency rows and failures. Parked events stay, however old.
+//! `prune`: deletes old idempotency rows, failures and changes. Parked events stay, however old, and so does the last
+//! change of each subscription.
 
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ impl Prune {
         job::run(options, async |service| {
             let failures = self.prune(&service, Prunable::Failures, "failures deleted").await?;
             let events = self.prune(&service, Prunable::Events, "events deleted").await?;
-            println!("deleted {events} events and {failures} failures");
+            let changes = self.prune(&service, Prunable::Changes, "changes deleted").await?;
+            println!("deleted {events} events, {failures} failures and {changes} changes");
             Ok(())
         })
         .await

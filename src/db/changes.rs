@@ -2,9 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use diesel::sql_types::{Array, BigInt, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
+use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Conn;
@@ -30,7 +32,7 @@ pub struct NewChange {
 }
 
 /// A recorded change.
-#[derive(Clone, Debug, diesel::QueryableByName)]
+#[derive(Clone, Debug, diesel::QueryableByName, Serialize, ToSchema)]
 #[allow(missing_docs, reason = "the columns of contract and migration")]
 pub struct Change {
     #[diesel(sql_type = BigInt)]
@@ -85,4 +87,100 @@ pub async fn insert(conn: &Conn, changes: &[NewChange]) -> QueryResult<usize> {
     .bind::<Array<Nullable<Jsonb>>, _>(before)
     .bind::<Array<Jsonb>, _>(after);
     Cached(statement).execute(&mut &*conn).await
+}
+
+macro_rules! select {
+    ($from:literal, $rest:literal) => {
+        concat!(
+            "SELECT id, subscription_id, account_id, stripe_subscription_id, event_id, kinds, before, after, changed_at
+             FROM ",
+            $from,
+            " ",
+            $rest
+        )
+    };
+}
+
+/// At most `limit` settled changes with ids above `after`, of one account or of all, oldest first.
+pub async fn page(conn: &mut Conn, after: i64, account: Option<Uuid>, limit: i64) -> QueryResult<Vec<Change>> {
+    let of_all = select!("committed_changes", "WHERE id > $1 ORDER BY id LIMIT $2");
+    let of_account = select!("committed_changes", "WHERE id > $1 AND account_id = $3 ORDER BY id LIMIT $2");
+    let query = diesel::sql_query(if account.is_some() { of_account } else { of_all });
+    let query = query.into_boxed().bind::<BigInt, _>(after).bind::<BigInt, _>(limit);
+    match account {
+        Some(account) => query.bind::<SqlUuid, _>(account).load(conn).await,
+        None => query.load(conn).await,
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct LastId {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    id: Option<i64>,
+}
+
+/// The id of the last settled change; 0 if there is none.
+pub async fn last_id(conn: &mut Conn) -> QueryResult<i64> {
+    let last: LastId = diesel::sql_query("SELECT max(id) AS id FROM committed_changes").get_result(conn).await?;
+    Ok(last.id.unwrap_or(0))
+}
+
+/// The newest `limit` changes of rows that belonged to the account after the change, newest first.
+pub async fn newest_of_account(conn: &mut Conn, account: Uuid, limit: i64) -> QueryResult<Vec<Change>> {
+    diesel::sql_query(select!("subscription_changes", "WHERE account_id = $1 ORDER BY id DESC LIMIT $2"))
+        .bind::<SqlUuid, _>(account)
+        .bind::<BigInt, _>(limit)
+        .load(conn)
+        .await
+}
+
+/// For each row that ever belonged to the account, its last change at or before `at`, and its first one after that.
+pub async fn around(conn: &mut Conn, account: Uuid, at: DateTime<Utc>) -> QueryResult<Vec<Change>> {
+    diesel::sql_query(concat!(
+        "WITH row AS (SELECT DISTINCT subscription_id AS row_id FROM subscription_changes WHERE account_id = $1
+                      UNION SELECT id FROM subscriptions WHERE account_id = $1) ",
+        select!(
+            "row, LATERAL (
+                 (SELECT * FROM subscription_changes WHERE subscription_id = row_id AND changed_at <= $2
+                  ORDER BY changed_at DESC, id DESC LIMIT 1)
+                 UNION ALL
+                 (SELECT * FROM subscription_changes WHERE subscription_id = row_id AND changed_at > $2
+                  ORDER BY changed_at, id LIMIT 1)) AS change",
+            "ORDER BY id"
+        )
+    ))
+    .bind::<SqlUuid, _>(account)
+    .bind::<Timestamptz, _>(at)
+    .load(conn)
+    .await
+}
+
+/// Deletes the fences that later ones make superfluous.
+pub async fn delete_passed_fences(conn: &mut Conn) -> QueryResult<usize> {
+    diesel::sql_query("DELETE FROM change_fences WHERE last_id < (SELECT max(last_id) FROM settled_change_fences)")
+        .execute(conn)
+        .await
+}
+
+/// Deletes at most `limit` changes that are older than `age_secs`; returns how many. A subscription's last change
+/// stays, and so does one that is yet to be pushed, if `is_pushed`.
+pub async fn delete_old(conn: &mut Conn, age_secs: i64, is_pushed: bool, limit: i64) -> QueryResult<usize> {
+    diesel::sql_query(
+        "DELETE FROM subscription_changes WHERE id IN (
+             SELECT id FROM subscription_changes change
+             WHERE changed_at < now() - $1 * interval '1 second'
+               AND EXISTS (SELECT FROM subscription_changes later
+                           WHERE later.subscription_id = change.subscription_id
+                             AND (later.changed_at, later.id) > (change.changed_at, change.id))
+               AND (NOT $2 OR (id <= (SELECT position FROM change_push)
+                               AND NOT EXISTS (SELECT FROM change_push_accounts queue
+                                               WHERE queue.account_id = change.account_id
+                                                 AND queue.next_change_id <= change.id)))
+             ORDER BY changed_at, id LIMIT $3)",
+    )
+    .bind::<BigInt, _>(age_secs)
+    .bind::<Bool, _>(is_pushed)
+    .bind::<BigInt, _>(limit)
+    .execute(conn)
+    .await
 }

@@ -3,6 +3,7 @@
 
 pub mod accounts;
 mod cached;
+pub mod change_push;
 pub mod changes;
 pub mod connect;
 pub mod events;

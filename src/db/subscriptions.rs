@@ -99,6 +99,7 @@ pub struct Row {
     #[serde(skip)]
     pub took_local_row: bool,
     /// Computed by the database.
+    #[serde(skip)]
     pub ends_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     #[serde(skip)]

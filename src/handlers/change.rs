@@ -168,3 +168,115 @@ fn is_newly_scheduled(before: &Row, after: &Row) -> bool {
     let day = |row: &Row| row.state.cancel_at.or(row.state.current_period_end);
     is_scheduled(after) && (!is_scheduled(before) || (after.state.cancel_at.is_some() && day(after) != day(before)))
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta, Utc};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::db::subscriptions::{AsOf, LatestInvoice, State};
+
+    fn day(day: i64) -> Option<DateTime<Utc>> {
+        Some(DateTime::UNIX_EPOCH + TimeDelta::days(day))
+    }
+
+    fn row() -> Row {
+        Row {
+            ends_at: None,
+            placed_by_metadata: false,
+            took_local_row: false,
+            id: Uuid::nil(),
+            account_id: Uuid::nil(),
+            stripe_subscription_id: Some("sub_1".to_owned()),
+            state: State {
+                plan: Some("pro".to_owned()),
+                status: "active".to_owned(),
+                seat_limit: Some(3),
+                current_period_start: day(0),
+                current_period_end: day(30),
+                ..State::default()
+            },
+            as_of: AsOf::default(),
+            latest_invoice: LatestInvoice::default(),
+            created_at: DateTime::UNIX_EPOCH,
+            updated_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn kinds_of(before: Option<&Row>, change: impl FnOnce(&mut Row)) -> Vec<&'static str> {
+        let mut after = before.cloned().unwrap_or_else(row);
+        change(&mut after);
+        between(before, &after, Some("evt_1")).map(|change| change.kinds).unwrap_or_default()
+    }
+
+    #[test]
+    fn bookkeeping_is_no_change() {
+        let bookkeeping = |row: &mut Row| {
+            row.updated_at += TimeDelta::days(1);
+            row.as_of.last_event_id = Some("evt_9".to_owned());
+            row.latest_invoice.latest_invoice_event_created = day(2);
+            row.state.stripe_customer_id = Some("cus_1".to_owned());
+        };
+        let mut after = row();
+        bookkeeping(&mut after);
+        assert_eq!(between(Some(&row()), &after, None), None);
+    }
+
+    #[test]
+    fn each_change_has_its_word() {
+        let scheduled = Row { state: State { cancel_at_period_end: true, ..row().state }, ..row() };
+        let local = Row { stripe_subscription_id: None, ..row() };
+        assert_eq!(kinds_of(None, |_| {}), ["started"]);
+        assert_eq!(kinds_of(None, |row| row.state.status = "canceled".to_owned()), ["started", "ended"]);
+        assert_eq!(kinds_of(Some(&local), |row| row.stripe_subscription_id = Some("sub_1".to_owned())), ["started"]);
+        assert_eq!(kinds_of(Some(&row()), |row| row.state.current_period_end = day(60)), ["renewed"]);
+        assert_eq!(kinds_of(Some(&row()), |row| row.state.plan = None), ["plan_changed"]);
+        assert_eq!(kinds_of(Some(&row()), |row| row.state.seat_limit = None), ["seats_changed"]);
+        assert_eq!(kinds_of(Some(&row()), |row| row.state.status = "past_due".to_owned()), ["status_changed"]);
+        assert_eq!(kinds_of(Some(&row()), |row| row.state.cancel_at = day(9)), ["cancellation_scheduled"]);
+        assert_eq!(
+            kinds_of(Some(&scheduled), |row| row.state.cancel_at_period_end = false),
+            ["cancellation_withdrawn"]
+        );
+        assert_eq!(kinds_of(Some(&row()), |row| row.account_id = Uuid::max()), ["moved"]);
+        let pay = |row: &mut Row| row.latest_invoice.latest_invoice_status = Some("paid".to_owned());
+        assert_eq!(kinds_of(Some(&row()), pay), ["invoice_changed"]);
+        assert_eq!(kinds_of(Some(&row()), |row| row.state.paused_collection = true), ["updated"]);
+        let end = |row: &mut Row| {
+            row.state.status = "canceled".to_owned();
+            row.state.ended_at = day(30);
+            row.state.cancel_at_period_end = false;
+        };
+        assert_eq!(kinds_of(Some(&scheduled), end), ["status_changed", "ended"]);
+    }
+
+    #[test]
+    fn several_changes_come_in_the_order_of_the_contract_and_the_rest_is_an_update() {
+        let change = |row: &mut Row| {
+            row.state.paused_collection = true;
+            row.account_id = Uuid::max();
+            row.state.status = "past_due".to_owned();
+            row.state.seat_limit = Some(8);
+            row.state.current_period_start = day(30);
+            row.state.current_period_end = day(60);
+        };
+        let expected = ["renewed", "seats_changed", "status_changed", "moved", "updated"];
+        assert_eq!(kinds_of(Some(&row()), change), expected);
+    }
+
+    #[test]
+    fn a_change_shows_the_columns_by_their_names_and_reads_back_as_the_row() {
+        let mut after = row();
+        after.state.cancel_at_period_end = true;
+        let change = between(Some(&row()), &after, Some("evt_1")).unwrap();
+        assert_eq!(change.after["current_period_end"], "1970-01-31T00:00:00Z");
+        assert_eq!(change.after["ends_at"], "1970-01-31T00:00:00Z");
+        assert_eq!(change.before.as_ref().unwrap()["ends_at"], Value::Null);
+        for bookkeeping in ["updated_at", "last_event_id", "last_event_type", "stripe_customer_id"] {
+            assert!(change.after.get(bookkeeping).is_none(), "{bookkeeping}");
+        }
+        let read: Row = serde_json::from_value(change.after).unwrap();
+        assert_eq!((read.state, read.id, read.created_at), (after.state, after.id, after.created_at));
+    }
+}

@@ -1,11 +1,12 @@
 //! Accounts: creating, reading and changing them.
 
 use actix_web::http::header::LOCATION;
-use actix_web::web::{Data, Path, Payload};
+use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::auth::Admin;
@@ -45,6 +46,23 @@ pub struct ChangeBody {
     stripe_customer_id: Option<String>,
 }
 
+/// The query of an account.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ShowQuery {
+    /// Show the subscriptions, and what the account was entitled to, as of this time (RFC 3339).
+    #[param(nullable = false, value_type = Option<DateTime<Utc>>)]
+    at: Option<String>,
+}
+
+/// A time of RFC 3339, from the years that PostgreSQL knows.
+fn time(text: &str) -> Result<DateTime<Utc>, ApiError> {
+    // A plus sign that was not encoded arrives as a space.
+    let time = DateTime::parse_from_rfc3339(&text.replace(' ', "+"));
+    time.map(|time| time.to_utc()).map_err(|_| ApiError::InvalidRequest("`at` is no time of RFC 3339".to_owned()))
+}
+
 fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
 }
@@ -81,15 +99,28 @@ pub async fn create(
 #[utoipa::path(
     get, path = "/api/v1/accounts/{id}", tag = "accounts", operation_id = "account",
     summary = "An account, its subscriptions, and what it is entitled to",
-    params(("id" = Uuid, Path, description = "The account's id")),
+    params(("id" = Uuid, Path, description = "The account's id"), ShowQuery),
     security(("bearer" = []), ("cookie" = [])),
     responses(
         (status = OK, description = "The account", body = Account),
-        openapi::NotFound, openapi::AdminsOnly, openapi::Failures,
+        openapi::InvalidRequest, openapi::NotFound, openapi::AdminsOnly, openapi::Failures,
     ),
 )]
-pub async fn show(_: Admin, id: Path<String>, state: Data<State>) -> Result<HttpResponse, ApiError> {
-    let view = find(&state, account_id(&id)?).await?;
+pub async fn show(
+    _: Admin,
+    id: Path<String>,
+    query: Result<Query<ShowQuery>, actix_web::Error>,
+    state: Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
+    let id = account_id(&id)?;
+    let view = match query.at.as_deref().map(time).transpose()? {
+        None => find(&state, id).await?,
+        Some(at) => {
+            let view = state.service.account_at(id, at).await.map_err(ApiError::of_request)?;
+            view.ok_or(ApiError::NotFound("account with this id at this time"))?
+        }
+    };
     Ok(HttpResponse::Ok().json(Account::from(view)))
 }
 

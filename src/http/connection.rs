@@ -27,6 +27,13 @@ pub struct Connection {
     watch: JoinHandle<()>,
 }
 
+impl Connection {
+    /// The client took a part of an answer that goes on: the time without a request begins anew.
+    pub fn touch(&self) {
+        self.idle_since.set(Some(Instant::now()));
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.watch.abort();

@@ -6,6 +6,7 @@ mod admin;
 mod auth;
 mod body;
 mod budget;
+mod changes;
 mod connection;
 mod disconnect;
 mod error;

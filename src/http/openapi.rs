@@ -17,7 +17,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use super::error::ErrorView;
-use super::{accounts, error, events, health, metrics, views, webhook};
+use super::{accounts, changes, error, events, health, metrics, views, webhook};
 
 /// The cookie that `/admin` sets.
 const SESSION_COOKIE: &str = "subledger_session";
@@ -202,6 +202,7 @@ pub struct StripeEvent {
         (name = "webhook", description = "For Stripe"),
         (name = "events", description = "What came in, and what became of it"),
         (name = "accounts", description = "The application's accounts and what they are entitled to"),
+        (name = "changes", description = "What changed in the application's subscriptions"),
         (name = "health", description = "For those who watch over it"),
     ),
     paths(
@@ -214,6 +215,8 @@ pub struct StripeEvent {
         accounts::create,
         accounts::show,
         accounts::change,
+        changes::list,
+        changes::stream,
         metrics::show,
         page,
         show,

@@ -8,7 +8,7 @@ use actix_web::http::header::ALLOW;
 use actix_web::web::{self, PathConfig, ServiceConfig};
 use actix_web::{FromRequest, Handler, Resource, Responder, ResponseError, Route};
 
-use super::{ApiError, WEBHOOK_PATH, accounts, admin, error, events, health, metrics, openapi, webhook};
+use super::{ApiError, WEBHOOK_PATH, accounts, admin, changes, error, events, health, metrics, openapi, webhook};
 
 /// Sets up every route. Expects `web::Data<State>` in the app.
 pub fn routes(config: &mut ServiceConfig) {
@@ -29,6 +29,8 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::at("/events/{id}/replay").on(Method::POST, events::replay),
         Endpoint::at("/api/v1/accounts").on(Method::POST, accounts::create),
         Endpoint::at("/api/v1/accounts/{id}").get(accounts::show).on(Method::PATCH, accounts::change),
+        Endpoint::at("/api/v1/changes").get(changes::list),
+        Endpoint::at("/api/v1/changes/stream").get(changes::stream),
         Endpoint::at("/metrics").get(metrics::show),
         Endpoint::at("/openapi.json").get(openapi::show),
     ]

@@ -4,12 +4,15 @@
 mod accounts;
 mod apply;
 mod backfill;
+mod changes;
 mod drift;
 mod entitlement;
 mod error;
 mod group_commit;
+mod history;
 mod overview;
 mod parked;
+mod push;
 mod read;
 mod replay;
 mod search;
@@ -25,10 +28,12 @@ use tokio::task::JoinSet;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount};
 pub use apply::Recorded;
+pub use changes::{ChangePage, ChangeReader};
 pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
 pub use overview::{CHART_DAYS, CHART_HOURS, COUNT_LIMIT, LAG_EVENTS, Overview};
+pub use push::{PendingChanges, Push};
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
 pub use replay::Replayed;
 pub use search::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
@@ -58,6 +63,8 @@ pub struct Parts {
     pub policy: Policy,
     /// What handles events.
     pub handlers: Arc<dyn HandleEvent>,
+    /// Where changes are pushed; `None` without `CHANGES_URL`.
+    pub push: Option<Push>,
     /// Where what happens is counted.
     pub metrics: Arc<Metrics>,
     /// The runtime on which all database work runs.
@@ -76,6 +83,7 @@ struct Inner {
     group_commit: GroupCommit,
     turns: Turns,
     finished_hours: overview::FinishedHours,
+    feed: changes::Feed,
 }
 
 impl std::fmt::Debug for Service {
@@ -98,8 +106,14 @@ impl Service {
         let (group_commit, receivers) = GroupCommit::new();
         let turns = Turns::new(parts.pool_size);
         let runtime = parts.runtime.clone();
-        let inner =
-            Arc::new(Inner { parts, room: Room::default(), group_commit, turns, finished_hours: Default::default() });
+        let inner = Arc::new(Inner {
+            parts,
+            room: Room::default(),
+            group_commit,
+            turns,
+            finished_hours: Default::default(),
+            feed: Default::default(),
+        });
         // Weak: the workers end when the service is dropped.
         let weak = Arc::downgrade(&inner);
         receivers.start(&runtime, move |batch| {

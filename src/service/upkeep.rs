@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Service, ServiceError};
-use crate::db::upkeep;
+use crate::db::{changes, upkeep};
 
 /// Which of the stored events to replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Prunable {
     Failures,
     /// Idempotency rows, but parked ones. Only after the failures: a row with failures is kept.
     Events,
+    /// Changes, but each subscription's last one, and such as are yet to be pushed.
+    Changes,
 }
 
 impl Service {
@@ -71,6 +73,10 @@ impl Service {
             Ok(match what {
                 Prunable::Failures => upkeep::delete_failures(&mut conn, age_secs, limit.into()).await?,
                 Prunable::Events => upkeep::delete_events(&mut conn, age_secs, limit.into()).await?,
+                Prunable::Changes => {
+                    let is_pushed = service.parts().push.is_some();
+                    changes::delete_old(&mut conn, age_secs, is_pushed, limit.into()).await?
+                }
             })
         })
         .await

@@ -13,6 +13,7 @@ mod binary;
 mod bounds;
 mod browser;
 mod cancel;
+mod changes;
 mod converge;
 mod corpus;
 mod entitlement;

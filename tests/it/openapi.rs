@@ -15,8 +15,8 @@ const WEBHOOK: &str = "/api/v1/webhooks/stripe";
 /// Documented answers that cannot be provoked from outside.
 const UNPROVOKED: [(&str, &str, &str); 1] = [("get", "/metrics", "500")];
 
-/// The page has tests of its own.
-const ELSEWHERE: [&str; 1] = ["/admin"];
+/// The page, and the stream that does not end, have tests of their own.
+const ELSEWHERE: [&str; 2] = ["/admin", "/api/v1/changes/stream"];
 
 async fn sent(request: reqwest::RequestBuilder) -> Raw {
     let response = request.send().await.unwrap();
@@ -239,6 +239,12 @@ async fn successes(app: &TestApp, document: &mut Document) {
         call("get", "/events/{id}", id).with(document, 200, None).await;
     }
     call("get", "/events", "").with(document, 200, None).await;
+    app.execute(
+        "INSERT INTO subscription_changes (subscription_id, account_id, kinds, after)
+         VALUES (gen_random_uuid(), gen_random_uuid(), '{started}', '{\"status\": \"active\"}')",
+    )
+    .await;
+    call("get", "/api/v1/changes", "").with(document, 200, None).await;
     call("post", "/events/{id}/replay", "evt_failed").with(document, 500, None).await;
     app.execute("ALTER TABLE subscriptions DROP CONSTRAINT few_seats").await;
     for id in ["evt_failed", "evt_1", "evt_parked"] {
@@ -261,11 +267,13 @@ async fn refusals(app: &TestApp, document: &mut Document) {
         let delete = Call { app, method: "delete", path, id: "evt_1" }.request();
         call(method, path, "").hold(document, 405, sent(delete).await);
     }
-    call("get", "/events", "").hold(
-        document,
-        400,
-        sent(app.http.get(app.url("/events?limit=0")).bearer_auth(ADMIN_TOKEN)).await,
-    );
+    for (path, id, query) in
+        [("/events", "", "limit=0"), ("/api/v1/changes", "", "limit=0"), ("/api/v1/accounts/{id}", nobody, "at=now")]
+    {
+        let call = call("get", path, id);
+        let url = app.url(&format!("{}?{query}", call.url()));
+        call.hold(document, 400, sent(app.http.get(url).bearer_auth(ADMIN_TOKEN)).await);
+    }
     call("get", "/events/{id}", "evt_nobody").with(document, 404, None).await;
     call("post", "/events/{id}/replay", "evt_nobody").with(document, 404, None).await;
     call("get", "/api/v1/accounts/{id}", nobody).with(document, 404, None).await;
@@ -297,7 +305,11 @@ async fn refusals(app: &TestApp, document: &mut Document) {
 /// Breaks the database under the server, first in part and then altogether.
 async fn failures(app: &TestApp, document: &mut Document) {
     let id = "7f0c1c9e-55f4-4d5e-9d0b-0f3f3c7b8a11";
-    app.execute("ALTER TABLE stripe_events RENAME TO gone; ALTER TABLE accounts RENAME TO gone_too").await;
+    app.execute(
+        "ALTER TABLE stripe_events RENAME TO gone; ALTER TABLE accounts RENAME TO gone_too;
+         ALTER VIEW committed_changes RENAME TO gone_as_well",
+    )
+    .await;
     break_everything(app, document, id, 500).await;
     app.database.shut();
     break_everything(app, document, id, 503).await;
@@ -309,6 +321,7 @@ async fn break_everything(app: &TestApp, document: &mut Document, id: &str, stat
     let name = Some(json!({"name": "Acme"}));
     call("post", WEBHOOK).deliver(document, status, event("evt_9", 1)).await;
     call("get", "/events").with(document, status, None).await;
+    call("get", "/api/v1/changes").with(document, status, None).await;
     call("get", "/events/{id}").with(document, status, None).await;
     call("post", "/events/{id}/replay").with(document, status, None).await;
     call("post", "/api/v1/accounts").with(document, status, name.clone()).await;

@@ -43,14 +43,17 @@ async fn what_is_old_goes_in_batches_and_what_is_young_or_parked_stays() {
     failed(&app, "young_1", 1).await;
     let ran = job::run(&app, None, &["prune", "--older-than", "90d"]).await;
     ran.ends_with(0);
-    assert_eq!(ran.out, "deleted 2500 events and 2 failures\n");
+    assert_eq!(ran.out, "deleted 2500 events, 2 failures and 0 changes\n");
     assert_eq!(app.count("stripe_events").await, 15);
     assert_eq!(app.count("stripe_events WHERE outcome = 'parked'").await, 5);
     let left = app.json("SELECT to_jsonb(event_id) FROM event_failures ORDER BY 1", &[]).await;
     assert_eq!(left, ["parked_1", "young_1"]);
     let sizes: i64 = app.one("SELECT max(size) FROM batches").await.get(0);
     assert_eq!((sizes, app.count("batches").await), (1_000, 3));
-    assert_eq!(job::run(&app, None, &["prune", "--older-than", "90d"]).await.out, "deleted 0 events and 0 failures\n");
+    assert_eq!(
+        job::run(&app, None, &["prune", "--older-than", "90d"]).await.out,
+        "deleted 0 events, 0 failures and 0 changes\n"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

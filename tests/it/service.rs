@@ -27,6 +27,7 @@ fn service_with(database: &Database, pool_size: u32, handlers: impl Handle + 'st
         stripe: None,
         policy: Policy::default(),
         handlers: Arc::new(handlers),
+        push: None,
         runtime: Runtime::current(),
         metrics: std::sync::Arc::default(),
     })

@@ -7,6 +7,7 @@ use askama::Template;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::changes::ChangeRow;
 use super::error::PageError;
 use super::page::{Here, Page, Viewer, html};
 use super::paging::{Paging, SubscriptionsQuery, page_of};
@@ -32,6 +33,7 @@ struct AccountPage {
     customers: Vec<String>,
     subscriptions: Vec<Subscription>,
     paging: Paging,
+    history: Vec<ChangeRow>,
     story: Vec<EventRow>,
     story_is_cut: bool,
 }
@@ -59,7 +61,10 @@ pub async fn show(
     let view = state.service.account(id).await.map_err(ApiError::of_request)?.ok_or(unknown)?;
     let (view, story) = state.service.story_of_account(view).await.map_err(ApiError::of_request)?;
     let query = query.map(Query::into_inner).unwrap_or_default();
-    Ok(html(StatusCode::OK, &account_page(&viewer, view, &story, query, Utc::now())))
+    let changes = state.service.changes_of_account(id).await.map_err(ApiError::of_request)?;
+    let now = Utc::now();
+    let page = account_page(&viewer, view, &story, query, now);
+    Ok(html(StatusCode::OK, &AccountPage { history: ChangeRow::all(&changes, now), ..page }))
 }
 
 fn account_page(
@@ -87,6 +92,7 @@ fn account_page(
         customers,
         subscriptions: subscriptions.into_iter().map(|row| subscription(row, now)).collect(),
         paging,
+        history: Vec::new(),
         story: EventRow::all(&story.events, now),
         story_is_cut: story.is_cut,
     }

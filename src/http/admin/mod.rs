@@ -4,6 +4,7 @@
 //! [`show`] how values look. It decides nothing about events.
 
 mod account;
+mod changes;
 mod chart;
 mod error;
 mod event;
@@ -36,6 +37,8 @@ pub fn routes(config: &mut ServiceConfig) {
             .service(form("/events/{id}/replay").route(web::post().to(event::replay)).route(reading().to(event::back)))
             .service(form("/events/{id}/link").route(web::post().to(event::link)).route(reading().to(event::back)))
             .service(read_only("/accounts/{id}").route(reading().to(account::show)))
+            .service(read_only("/changes").route(reading().to(changes::show)))
+            .service(form("/changes/retry").route(web::post().to(changes::retry)).route(reading().to(changes::back)))
             .default_service(web::to(error::not_found)),
     );
 }

@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 use chrono::{TimeDelta, Utc};
 
+use super::changes;
 use super::chart::{Chart, STATUSES};
 use super::error::PageError;
 use super::page::{Here, Page, Viewer, html};
@@ -89,9 +90,13 @@ pub async fn show(viewer: Viewer, request: HttpRequest, state: Data<State>) -> R
         DatabaseState::Away => ("away", "unknown"),
     };
     let status = if overview.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut verdict = verdict(health, overview.as_ref());
+    if overview.is_some() {
+        verdict.reasons.extend(changes::warning(&state).await);
+    }
     let template = OverviewPage {
         page: viewer.page("Overview", Here::Overview),
-        verdict: verdict(health, overview.as_ref()),
+        verdict,
         database,
         migrations,
         figures: overview.map(Figures::of),

@@ -1,7 +1,6 @@
 //! `DATABASE_SCHEMA`: all of subledger stands in it, whatever it is called and whatever else the database holds.
 
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::json;
 use subledger::db::connect::Target;

@@ -12,6 +12,7 @@ use subledger::config::Config;
 use subledger::db::connect::Target;
 use subledger::secret::Secret;
 use subledger::server::Application;
+use subledger::service::Push;
 use subledger::stripe::api;
 use subledger::stripe::signature::sign;
 use subledger::stripe::trust::{ConnectTrust, Mode};
@@ -38,6 +39,7 @@ pub struct Settings {
     pub secrets: Vec<&'static str>,
     pub admin_token: Option<&'static str>,
     pub stripe_timeout: Duration,
+    pub push: Option<Push>,
 }
 
 impl Default for Settings {
@@ -52,6 +54,7 @@ impl Default for Settings {
             secrets: vec![WEBHOOK_SECRET],
             admin_token: Some(ADMIN_TOKEN),
             stripe_timeout: Duration::from_secs(5),
+            push: None,
         }
     }
 }
@@ -265,6 +268,7 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
         pool_size: settings.pool_size,
         pool_timeout: settings.pool_timeout,
         entitled_statuses: ["active", "trialing", "past_due"].map(str::to_owned).to_vec(),
+        push: settings.push.clone(),
         body_limit: settings.body_limit,
         body_timeout: settings.body_timeout,
         keep_alive: settings.keep_alive,

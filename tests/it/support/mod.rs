@@ -12,6 +12,7 @@ pub mod job;
 pub mod pgbouncer;
 pub mod proxy;
 pub mod raw;
+pub mod receiver;
 pub mod relay;
 pub mod schema;
 pub mod simulation;

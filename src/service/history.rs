@@ -1,0 +1,87 @@
+//! What changed in an account, and how the account was shown at an earlier time.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{AccountView, Entitlement, READ_LIMIT, Service, ServiceError};
+use crate::db::changes::{self, Change};
+use crate::db::subscriptions::{AsOf, Row};
+
+/// Changes on an account's page.
+const HISTORY_LIMIT: i64 = 100;
+
+impl Service {
+    /// The newest changes of an account, newest first.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer.
+    pub async fn changes_of_account(&self, id: Uuid) -> Result<Vec<Change>, ServiceError> {
+        let service = self.clone();
+        self.read(READ_LIMIT, async move {
+            let mut conn = service.connection().await?;
+            Ok(changes::newest_of_account(&mut conn, id, HISTORY_LIMIT).await?)
+        })
+        .await
+    }
+
+    /// The account as it was shown at `at`; `None` if there was none. Its name and customers are those of today, since
+    /// only subscriptions have a history.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer.
+    pub async fn account_at(&self, id: Uuid, at: DateTime<Utc>) -> Result<Option<AccountView>, ServiceError> {
+        let Some(view) = self.account(id).await? else { return Ok(None) };
+        if view.account.created_at > at {
+            return Ok(None);
+        }
+        let service = self.clone();
+        let around = self.read(READ_LIMIT, async move {
+            let mut conn = service.connection().await?;
+            Ok(changes::around(&mut conn, id, at).await?)
+        });
+        let mut subscriptions = rows_at(around.await?, view.subscriptions, at);
+        subscriptions.retain(|row| row.account_id == id);
+        subscriptions.sort_by_key(|row| (std::cmp::Reverse(row.created_at), row.id));
+        let entitlement = Entitlement::of(&subscriptions, &self.parts().policy.entitled_statuses);
+        Ok(Some(AccountView { subscriptions, entitlement, ..view }))
+    }
+}
+
+/// The rows as they were at `at`: by the last change before, else by what the first change after found. A row that no
+/// change tells of is as it is `today`.
+fn rows_at(around: Vec<Change>, today: Vec<Row>, at: DateTime<Utc>) -> Vec<Row> {
+    let told_of: HashSet<Uuid> = around.iter().map(|change| change.subscription_id).collect();
+    let untold = today.into_iter().filter(|row| !told_of.contains(&row.id) && row.created_at <= at);
+    let mut rows: BTreeMap<Uuid, Row> = BTreeMap::new();
+    // A row that was merged into another one has the same Stripe id, and its last change came earlier.
+    let mut owners: BTreeMap<String, Uuid> = BTreeMap::new();
+    let (before, after): (Vec<_>, Vec<_>) = around.into_iter().partition(|change| change.changed_at <= at);
+    for change in before {
+        let Some(row) = row(&change, Some(&change.after)) else { continue };
+        let owner = row.stripe_subscription_id.clone().and_then(|id| owners.insert(id, row.id));
+        if let Some(merged) = owner {
+            rows.remove(&merged);
+        }
+        rows.insert(row.id, row);
+    }
+    for change in after {
+        if !rows.contains_key(&change.subscription_id)
+            && let Some(row) = row(&change, change.before.as_ref()).filter(|row| row.created_at <= at)
+            && row.stripe_subscription_id.as_ref().is_none_or(|id| !owners.contains_key(id))
+        {
+            rows.insert(row.id, Row { as_of: AsOf::default(), updated_at: row.created_at, ..row });
+        }
+    }
+    rows.into_values().chain(untold).collect()
+}
+
+/// The row that a change shows; `None` if it shows none.
+fn row(change: &Change, columns: Option<&serde_json::Value>) -> Option<Row> {
+    let row: Row = serde_json::from_value(columns?.clone())
+        .inspect_err(|error| log::error!(change_id = change.id; "a change cannot be read: {error}"))
+        .ok()?;
+    let as_of = AsOf { last_event_id: change.event_id.clone(), ..AsOf::default() };
+    Some(Row { as_of, updated_at: change.changed_at, ..row })
+}

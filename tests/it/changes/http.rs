@@ -1,0 +1,201 @@
+//! `GET /api/v1/changes` and its stream, `?at=`, and pruning.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{write, write_many};
+use crate::support::app::{ADMIN_TOKEN, Settings};
+use crate::support::{TestApp, job};
+
+fn ids(page: &Value) -> Vec<i64> {
+    page["data"].as_array().unwrap().iter().map(|change| change["id"].as_i64().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_lead_through_all_changes_or_those_of_an_account() {
+    let app = TestApp::start().await;
+    let (mine, other) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut all = Vec::new();
+    for number in 0..5 {
+        all.push(write(&app.sql, mine, Uuid::new_v4(), number).await);
+        all.push(write(&app.sql, other, Uuid::new_v4(), number).await);
+    }
+    super::settled(&app.sql).await;
+    let (mut read, mut next) = (Vec::new(), "0".to_owned());
+    loop {
+        let page = app.get(&format!("/api/v1/changes?after={next}&limit=4")).await;
+        assert_eq!(page.status, 200);
+        read.extend(ids(&page.body));
+        next = page.body["next"].as_str().unwrap().to_owned();
+        if page.body["has_more"] == false {
+            break;
+        }
+    }
+    assert_eq!(read, all);
+    let empty = app.get(&format!("/api/v1/changes?after={next}")).await.body;
+    assert_eq!(empty, json!({"data": [], "next": next, "has_more": false}));
+    let page = app.get(&format!("/api/v1/changes?account={mine}")).await.body;
+    assert_eq!(ids(&page).len(), 5);
+    let change = &page["data"][0];
+    assert_eq!((&change["account_id"], &change["before"]), (&json!(mine), &Value::Null));
+    assert_eq!((&change["kinds"], &change["after"]["status"]), (&json!(["seats_changed"]), &json!("active")));
+    for query in ["after=-1", "after=x", "limit=0", "limit=1001", "wait=31", "account=1", "unknown=1"] {
+        assert_eq!(app.get(&format!("/api/v1/changes?{query}")).await.error_code(), "invalid_request", "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_request_is_answered_when_there_is_a_change_and_empty_when_its_time_is_over() {
+    let app = TestApp::start().await;
+    let account = Uuid::new_v4();
+    let begun = Instant::now();
+    let empty = app.get("/api/v1/changes?wait=1").await.body;
+    assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(empty, json!({"data": [], "next": "0", "has_more": false}));
+    let begun = Instant::now();
+    let path = format!("/api/v1/changes?wait=30&account={account}");
+    let (page, id) = tokio::join!(app.get(&path), async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        write(&app.sql, Uuid::new_v4(), Uuid::new_v4(), 1).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        write(&app.sql, account, Uuid::new_v4(), 1).await
+    });
+    assert_eq!(ids(&page.body), [id]);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// The ids of the first `count` events of a stream.
+async fn streamed(app: &TestApp, last: Option<i64>, count: usize) -> Vec<i64> {
+    let mut request = app.http.get(app.url("/api/v1/changes/stream")).bearer_auth(ADMIN_TOKEN);
+    if let Some(last) = last {
+        request = request.header("Last-Event-ID", last);
+    }
+    let mut response = request.send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut text = String::new();
+    let ids = |text: &str| -> Vec<i64> {
+        let whole = text.rsplit_once("\n\n").map_or("", |(whole, _)| whole);
+        let mut ids = Vec::new();
+        for event in whole.split("\n\n").filter(|event| event.starts_with("id: ")) {
+            let (id, data) = event.split_once('\n').unwrap();
+            let id = id.strip_prefix("id: ").unwrap().parse().unwrap();
+            let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            assert_eq!(data["id"], json!(id));
+            ids.push(id);
+        }
+        ids
+    };
+    while ids(&text).len() < count {
+        let chunk = tokio::time::timeout(Duration::from_secs(30), response.chunk()).await.expect("an event").unwrap();
+        text.push_str(std::str::from_utf8(&chunk.expect("the stream goes on")).unwrap());
+    }
+    ids(&text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_where_the_last_one_ended_and_many_cost_no_connection_each() {
+    let app = TestApp::start_with(Settings { pool_size: 4, ..Settings::default() }, None).await;
+    let (account, row) = (Uuid::new_v4(), Uuid::new_v4());
+    let first = write_many(&app, account, row, 3).await;
+    assert_eq!(streamed(&app, None, 3).await, first);
+    // One that never reads holds up nobody.
+    let silent = app.http.get(app.url("/api/v1/changes/stream")).bearer_auth(ADMIN_TOKEN).send().await.unwrap();
+    let streams = join_all((0..100).map(|_| streamed(&app, Some(first[1]), 32)));
+    let ((), read) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            write_many(&app, account, row, 31).await;
+            let sessions = "pg_stat_activity WHERE datname = current_database() AND application_name = 'subledger'";
+            assert!(app.count(sessions).await <= 4);
+        },
+        streams
+    );
+    let all = super::ids_behind(&app.sql, "subscription_changes", first[1]).await;
+    assert!(read.iter().all(|ids| *ids == all));
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_the_server_stops() {
+    let app = TestApp::start().await;
+    let mut response = app.http.get(app.url("/api/v1/changes/stream")).bearer_auth(ADMIN_TOKEN).send().await.unwrap();
+    let begun = Instant::now();
+    app.tell_to_stop();
+    while response.chunk().await.unwrap().is_some() {}
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    app.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_shown_as_it_was() {
+    let app = TestApp::start().await;
+    let account = app.account().await;
+    let row: Uuid = app.local_trial(account).await;
+    app.execute("UPDATE accounts SET created_at = '2026-01-01Z'; UPDATE subscriptions SET created_at = '2026-01-02Z'")
+        .await;
+    let columns = |status: &str, seats: i64| {
+        json!({"id": row, "account_id": account, "status": status, "seat_limit": seats, "plan": "pro",
+               "created_at": "2026-01-02T00:00:00Z"})
+    };
+    let insert = "INSERT INTO subscription_changes
+                      (subscription_id, account_id, event_id, kinds, before, after, changed_at)
+                  VALUES ($1, $2, $3, '{status_changed}', $4, $5, ($6::text)::timestamptz)";
+    for (event, before, after, at) in [
+        ("evt_1", columns("trialing", 1), columns("active", 2), "2026-02-01Z"),
+        ("evt_2", columns("active", 2), columns("canceled", 2), "2026-03-01Z"),
+    ] {
+        app.sql.execute(insert, &[&row, &account, &event, &before, &after, &at]).await.unwrap();
+    }
+    let shown = async |at: &str| app.get(&format!("/api/v1/accounts/{account}?at={at}")).await;
+    for (at, status, seats, entitled) in [
+        ("2026-01-15T00:00:00Z", "trialing", 1, true),
+        ("2026-02-01T00:00:00Z", "active", 2, true),
+        ("2026-02-15T01:00:00%2B01:00", "active", 2, true),
+        ("2026-03-02T00:00:00Z", "canceled", 2, false),
+    ] {
+        let body = shown(at).await.body;
+        let shown = &body["subscriptions"][0];
+        assert_eq!((&shown["status"], &shown["seat_limit"]), (&json!(status), &json!(seats)), "{at}: {body}");
+        assert_eq!(body["entitlement"]["entitled"], json!(entitled), "{at}");
+    }
+    assert_eq!(shown("2026-01-01T12:00:00Z").await.body["subscriptions"], json!([]));
+    assert_eq!(shown("2025-12-01T00:00:00Z").await.error_code(), "not_found");
+    assert_eq!(shown("yesterday").await.error_code(), "invalid_request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pruning_keeps_the_last_change_of_each_subscription() {
+    let app = TestApp::start().await;
+    let (account, first, second) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+    let old = write_many(&app, account, first, 3).await;
+    let lone = write_many(&app, account, second, 1).await;
+    app.execute("UPDATE subscription_changes SET changed_at = now() - interval '91 days'").await;
+    let ran = job::run(&app, None, &["prune", "--older-than", "90d"]).await;
+    ran.ends_with(0);
+    assert_eq!(ran.out, "deleted 0 events, 0 failures and 2 changes\n");
+    assert_eq!(super::ids_behind(&app.sql, "committed_changes", 0).await, [old[2], lone[0]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_an_account_tells_what_changed_when_and_by_which_event() {
+    let app = TestApp::start().await;
+    let account = app.account().await;
+    app.execute(&format!(
+        "INSERT INTO subscription_changes (subscription_id, account_id, event_id, kinds, before, after)
+         VALUES (gen_random_uuid(), '{account}', 'evt_77', '{{seats_changed}}',
+                 '{{\"seat_limit\": 3}}', '{{\"seat_limit\": 8}}')"
+    ))
+    .await;
+    let page = async |path: &str| {
+        let request = app.http.get(app.url(path)).bearer_auth(ADMIN_TOKEN);
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    let account = page(&format!("/admin/accounts/{account}")).await;
+    for text in ["seats changed", "evt_77", "3 → 8"] {
+        assert!(account.contains(text), "{text} is not in {account}");
+    }
+    assert!(page("/admin/changes").await.contains("CHANGES_URL"));
+}
