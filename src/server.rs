@@ -50,7 +50,7 @@ pub fn service(config: &Config, database: Target) -> Service {
         turn_timeout: config.pool_timeout,
         stripe: config.stripe.clone(),
         plans: config.plans.clone(),
-        entitled_statuses: config.entitled_statuses.clone(),
+        entitlement: config.entitlement.clone(),
         metrics: Arc::default(),
         runtime: Handle::current(),
     })
@@ -68,6 +68,14 @@ impl Application {
         }
         let service = service(&config, database);
         service.remember_last_event().await.context("cannot read when the last event came")?;
+        // A database that takes no writes just now is no reason not to start; /health says so.
+        if let Err(error) = service.publish_entitlement_settings().await {
+            log::error!(
+                "cannot write the settings of account_entitlements, so that it keeps those it had: {}",
+                error.chain()
+            );
+        }
+        service.start_backfill();
         let state = Data::new(State {
             service,
             webhook_secrets: config.webhook_secrets,

@@ -1,7 +1,7 @@
 //! The command line. Each command is a file; none of them writes to the database but through the service layer
 //! (`simulate` gives an account a local trial, as an application does).
 
-mod duration;
+pub(crate) mod duration;
 mod health;
 mod import;
 mod job;

@@ -2,10 +2,13 @@
 //! No business rule, and no transaction is opened here.
 
 pub mod accounts;
+pub mod backfill;
 mod cached;
 pub mod connect;
+pub mod entitlements;
 pub mod events;
 pub mod failures;
+pub mod features;
 mod hosts;
 pub mod listing;
 pub mod locks;

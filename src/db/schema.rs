@@ -20,6 +20,32 @@ diesel::table! {
 }
 
 diesel::table! {
+    customer_feature_states (stripe_customer_id) {
+        stripe_customer_id -> Text,
+        last_event_id -> Text,
+        last_event_created -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    customer_features (stripe_customer_id, lookup_key) {
+        stripe_customer_id -> Text,
+        lookup_key -> Text,
+        feature_id -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    entitlement_settings (is_only) {
+        is_only -> Bool,
+        entitled_statuses -> Array<Nullable<Text>>,
+        ignore_unlisted_prices -> Bool,
+        overdue_after -> Interval,
+        written_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     event_failures (id) {
         id -> Int8,
         event_id -> Text,
@@ -104,6 +130,9 @@ diesel::joinable!(subscriptions -> accounts (account_id));
 diesel::allow_tables_to_appear_in_same_query!(
     account_customers,
     accounts,
+    customer_feature_states,
+    customer_features,
+    entitlement_settings,
     event_failures,
     stripe_events,
     subscriptions,

@@ -6,16 +6,34 @@ use serde_json::Value;
 
 use super::HandlerError;
 
-/// "What is this subscription now?"
+/// What is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The subscription of this id: the object.
+    Subscription(String),
+    /// The features of the customer of this id: a list of active entitlements.
+    Features(String),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Subscription(id) => write!(f, "subscription {id}"),
+            Self::Features(customer) => write!(f, "the entitlements of customer {customer}"),
+        }
+    }
+}
+
+/// "What is this now?"
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The event because of which it is asked; the answer counts as of its time.
     pub event_id: String,
-    /// The subscription.
-    pub subscription_id: String,
+    /// What is asked about.
+    pub subject: Subject,
     /// The connected account that it belongs to.
     pub connect_account: Option<String>,
-    /// `last_event_id` of the subscription's row when the question came up. An answer is as new as that row only if
+    /// `last_event_id` of the subject's row when the question came up. An answer is as new as that row only if
     /// the row still shows the same event.
     pub seen: Option<String>,
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Context, HandlerError, Note, Outcome, Question, subscription};
+use super::{Context, HandlerError, Note, Outcome, Question, Subject, subscription};
 use crate::db::{Conn, subscriptions};
 use crate::stripe::{Checkout, Event, Subscription};
 
@@ -22,7 +22,7 @@ pub(super) async fn apply(
     let row = subscriptions::lock(conn, subscription_id).await?;
     let question = Question {
         event_id: event.id.clone(),
-        subscription_id: subscription_id.to_owned(),
+        subject: Subject::Subscription(subscription_id.to_owned()),
         connect_account: event.connect_account.clone(),
         seen: row.and_then(|row| row.as_of.last_event_id),
     };

@@ -3,7 +3,8 @@
 
 mod answers;
 mod checkout;
-mod invoice;
+mod features;
+pub mod invoice;
 pub mod ordering;
 mod parked;
 mod place;
@@ -16,7 +17,7 @@ use diesel::QueryResult;
 use thiserror::Error;
 use uuid::Uuid;
 
-pub use answers::{Answers, Question};
+pub use answers::{Answers, Question, Subject};
 pub use parked::{Waiting, wake};
 pub use place::link_customer;
 pub use shortcut::Shortcut;
@@ -67,6 +68,13 @@ pub enum Note {
         belongs_to: Uuid,
         /// What it names.
         names: Uuid,
+    },
+    /// An event lists only some of a customer's features, and there was no key to read the others.
+    FeaturesIncomplete {
+        /// The event.
+        event_id: String,
+        /// The customer.
+        customer_id: String,
     },
     /// A parked event could be placed, but failed. It stays parked.
     WokenFailed {
@@ -131,6 +139,7 @@ enum Concern<'a> {
     Subscription,
     Checkout(Checkout<'a>),
     Invoice,
+    Features,
 }
 
 impl<'a> Concern<'a> {
@@ -141,6 +150,9 @@ impl<'a> Concern<'a> {
         }
         if matches!(event.kind, Kind::Invoice(_)) {
             return event.subscription_id.is_some().then_some(Self::Invoice);
+        }
+        if event.kind == Kind::Features {
+            return event.customer_id.is_some().then_some(Self::Features);
         }
         (event.kind == Kind::Checkout).then(|| Checkout::read(event.object())).flatten().map(Self::Checkout)
     }
@@ -233,6 +245,7 @@ async fn act(
         Concern::Subscription => subscription::apply(conn, ctx, event, account_id, notes).await,
         Concern::Checkout(checkout) => checkout::apply(conn, ctx, event, checkout, account_id, notes).await,
         Concern::Invoice => invoice::apply(conn, event).await,
+        Concern::Features => features::apply(conn, ctx, event, notes).await,
     }
 }
 

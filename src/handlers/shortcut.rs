@@ -23,7 +23,7 @@ impl Shortcut {
         match concern {
             None => Some(Self::Nothing),
             // The event that creates a row has to find its account, too.
-            Some(Concern::Subscription | Concern::Invoice) => None,
+            Some(Concern::Subscription | Concern::Invoice | Concern::Features) => None,
             Some(Concern::Checkout(_)) => None,
         }
     }

@@ -4,7 +4,7 @@ use diesel::QueryResult;
 use serde_json::Value;
 
 use super::subscription::{as_of, shown_by, state};
-use super::{Context, HandlerError, Note, Outcome, Question};
+use super::{Context, HandlerError, Note, Outcome, Question, Subject};
 use crate::db::subscriptions::{self, Row, State};
 use crate::db::{Conn, events};
 use crate::handlers::ordering::{self, Peer};
@@ -58,7 +58,7 @@ async fn decide(
 ) -> Result<Outcome, HandlerError> {
     let question = Question {
         event_id: event.id.clone(),
-        subscription_id: shown.id.clone(),
+        subject: Subject::Subscription(shown.id.clone()),
         connect_account: event.connect_account.clone(),
         seen: row.as_of.last_event_id.clone(),
     };

@@ -96,6 +96,10 @@ impl Service {
         }
         let service = self.clone();
         let result = self.on_runtime(async move {
+            let event = match service.with_all_items(&event).await {
+                Ok(complete) => complete.map_or(event, Arc::new),
+                Err(error) => return Err(service.failed(&event, error).await),
+            };
             let done = match short {
                 Err(error) if !error.may_pass() => Err(error),
                 _ => service.run(&Delivery { event: &event, handler: &handler }).await,
@@ -170,6 +174,10 @@ impl Service {
                 Note::AccountConflict { event_id, belongs_to, names } => log::warn!(
                     "event {event_id}: conflict: the checkout names account {names}, but belongs to account \
                      {belongs_to}"
+                ),
+                Note::FeaturesIncomplete { event_id, customer_id } => log::warn!(
+                    event_id; "customer {customer_id} has more features than event {event_id} lists; without \
+                     STRIPE_SECRET_KEY only those are stored"
                 ),
                 Note::WokenFailed { event_id, error } => {
                     self.parts.metrics.failure(FailureReason::Handler);

@@ -3,11 +3,13 @@
 
 mod accounts;
 mod at_once;
+mod backfill;
 mod batch;
 mod deliver;
 mod drift;
 mod entitlement;
 mod error;
+mod items;
 mod overview;
 mod preview;
 mod queue;
@@ -28,7 +30,6 @@ use tokio::task::JoinSet;
 pub use accounts::{AccountChange, Customer, Linked, NewAccount};
 pub use deliver::Recorded;
 pub use drift::{Comparison, Difference};
-pub use entitlement::Entitlement;
 pub use error::ServiceError;
 pub use overview::{CHART_HOURS, Overview};
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
@@ -40,6 +41,7 @@ use at_once::Queue;
 use transaction::AttemptError;
 use writes::Room;
 
+use crate::db::entitlements;
 use crate::db::pool::Pool;
 use crate::metrics::{Metrics, PoolFigures};
 use crate::stripe::{PricePlans, api};
@@ -55,8 +57,8 @@ pub struct Parts {
     pub stripe: Option<api::Client>,
     /// Which price is which plan.
     pub plans: PricePlans,
-    /// The statuses that entitle an account.
-    pub entitled_statuses: Vec<String>,
+    /// What entitles an account: the settings of the view `account_entitlements`.
+    pub entitlement: entitlements::Settings,
     /// Where what happens is counted.
     pub metrics: Arc<Metrics>,
     /// The runtime on which all database work runs.

@@ -7,13 +7,14 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use rand::RngExt;
+use serde_json::Value;
 use thiserror::Error;
 
 use super::{ATTEMPT_LIMIT, Service, watched};
 use crate::db::Conn;
 use crate::db::pool::{PoolGetError, Pooled};
 use crate::db::writes;
-use crate::handlers::{Answers, Context, HandlerError, Question};
+use crate::handlers::{Answers, Context, HandlerError, Question, Subject};
 use crate::metrics::FailureReason;
 use crate::stripe::api::ApiError;
 
@@ -68,9 +69,9 @@ pub(super) enum AttemptError {
     Lost(#[source] HandlerError),
     #[error("the database is read-only")]
     ReadOnly(#[source] HandlerError),
-    #[error("cannot ask Stripe for {subscription_id}")]
+    #[error("cannot ask Stripe for {subject}")]
     Stripe {
-        subscription_id: String,
+        subject: Subject,
         #[source]
         source: ApiError,
     },
@@ -232,10 +233,14 @@ impl Service {
         let Some(stripe) = &self.parts.stripe else {
             return Err(HandlerError::NeedsStripe(question).into());
         };
-        let answer = stripe
-            .subscription(&question.subscription_id, question.connect_account.as_deref())
-            .await
-            .map_err(|source| AttemptError::Stripe { subscription_id: question.subscription_id.clone(), source })?;
+        let account = question.connect_account.as_deref();
+        let answer = match &question.subject {
+            Subject::Subscription(id) => stripe.subscription(id, account).await,
+            Subject::Features(customer) => {
+                stripe.active_entitlements(customer, account).await.map(|it| it.map(Value::Array))
+            }
+        };
+        let answer = answer.map_err(|source| AttemptError::Stripe { subject: question.subject.clone(), source })?;
         answers.note(question, answer);
         Ok(())
     }

@@ -117,12 +117,12 @@ async fn invoices_are_ordered_among_themselves_and_never_touch_the_status() {
     let steps = [
         ("invoice.paid", 110, "in_2", "applied", "in_2", "paid"),
         ("invoice.payment_failed", 109, "in_3", "stale", "in_2", "paid"),
-        ("invoice.payment_failed", 110, "in_3", "stale", "in_2", "paid"),
-        ("invoice.paid", 110, "in_1", "stale", "in_2", "paid"),
+        ("invoice.payment_failed", 110, "in_3", "applied", "in_3", "payment_failed"),
+        ("invoice.paid", 110, "in_1", "stale", "in_3", "payment_failed"),
         ("invoice.paid", 110, "in_3", "applied", "in_3", "paid"),
         ("invoice.payment_failed", 111, "in_3", "applied", "in_3", "payment_failed"),
         ("invoice.payment_failed", 111, "in_4", "applied", "in_4", "payment_failed"),
-        ("invoice.paid", 111, "in_0", "applied", "in_0", "paid"),
+        ("invoice.paid", 111, "in_0", "stale", "in_4", "payment_failed"),
     ];
     for (number, (event_type, second, id, outcome, latest, status)) in steps.into_iter().enumerate() {
         let event = Event::new(&format!("evt_in_{number}"), event_type, second, invoice(id, "cus_1", "sub_1"));

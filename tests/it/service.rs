@@ -21,7 +21,11 @@ pub fn service_on(database: &Database, pool_size: u32) -> Service {
         turn_timeout: Duration::from_secs(2),
         stripe: None,
         plans: PricePlans::default(),
-        entitled_statuses: Vec::new(),
+        entitlement: subledger::db::entitlements::Settings {
+            entitled_statuses: Vec::new(),
+            ignore_unlisted_prices: false,
+            overdue_after: Duration::from_secs(48 * 3_600),
+        },
         runtime: Runtime::current(),
         metrics: std::sync::Arc::default(),
     })
