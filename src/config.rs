@@ -13,7 +13,9 @@ use clap::Args;
 use reqwest::Url;
 use thiserror::Error;
 
+use crate::cli::duration;
 use crate::db::connect::Target;
+use crate::db::entitlements::Settings;
 use crate::db::schema_name::SchemaName;
 use crate::secret::Secret;
 use crate::service::Push;
@@ -79,7 +81,7 @@ pub struct Options {
     /// How old or how far ahead a signature may be, 1 or more [default: 300]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "SECS")]
     signature_tolerance_secs: Option<String>,
-    /// Which price is which plan: price_1abc=pro,price_2def=team
+    /// The plans of prices or products: price_1abc=pro,prod_2def=team
     #[arg(long, env, global = true, hide_env_values = true, value_name = "PRICE=PLAN,…")]
     price_plans: Option<String>,
     /// Connections to the database [default: 16]
@@ -97,6 +99,12 @@ pub struct Options {
     /// What pushed changes are signed with: whsec_ and a key in Base64
     #[arg(long, env, global = true, hide_env_values = true, value_name = "WHSEC")]
     changes_secret: Option<String>,
+    /// entitle, or ignore: whether a subscription entitles none of whose prices is in PRICE_PLANS [default: entitle]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "entitle|ignore")]
+    unlisted_prices: Option<String>,
+    /// How long after its period's end a subscription counts as overdue, as 48h or 2d [default: 48h]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "DURATION")]
+    overdue_after: Option<String>,
     /// text, or json for one object a line [default: text]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -149,8 +157,8 @@ pub struct Config {
     pub pool_size: u32,
     /// The most that an event waits for one.
     pub pool_timeout: Duration,
-    /// Statuses that entitle an account, the best first.
-    pub entitled_statuses: Vec<String>,
+    /// What entitles an account.
+    pub entitlement: Settings,
     /// Where changes are pushed.
     pub push: Option<Push>,
     /// Bytes.
@@ -292,7 +300,7 @@ impl Options {
             plans: self.price_plans()?,
             pool_size: number("POOL_SIZE", &self.pool_size, 16, 1..=10_000)?,
             pool_timeout: millis("POOL_TIMEOUT_MS", &self.pool_timeout_ms, 2_000)?,
-            entitled_statuses: self.entitled_statuses()?,
+            entitlement: self.entitlement()?,
             push: self.push()?,
             body_limit: number("BODY_LIMIT_BYTES", &self.body_limit_bytes, 1_048_576, 1..=1 << 30)?,
             body_timeout: millis("BODY_TIMEOUT_MS", &self.body_timeout_ms, 10_000)?,
@@ -353,6 +361,20 @@ impl Options {
         Ok(plans.into_iter().collect())
     }
 
+    fn entitlement(&self) -> Result<Settings, ConfigError> {
+        let ignore_unlisted_prices = match self.unlisted_prices.as_deref().map_or("entitle", str::trim) {
+            "entitle" => false,
+            "ignore" => true,
+            other => {
+                return Err(ConfigError::new("UNLISTED_PRICES", format!("{other:?} is neither entitle nor ignore")));
+            }
+        };
+        let overdue_after = self.overdue_after.as_deref().map_or("48h", str::trim);
+        let overdue_after =
+            duration::parse(overdue_after).map_err(|problem| ConfigError::new("OVERDUE_AFTER", problem))?;
+        Ok(Settings { entitled_statuses: self.entitled_statuses()?, ignore_unlisted_prices, overdue_after })
+    }
+
     fn entitled_statuses(&self) -> Result<Vec<String>, ConfigError> {
         let list = self.entitled_statuses.as_deref().unwrap_or("active,trialing,past_due");
         let statuses: Vec<_> =
@@ -410,7 +432,9 @@ mod tests {
         assert_eq!((config.tolerance_secs, config.pool_size, config.body_limit), (300, 16, 1_048_576));
         assert_eq!(config.pool_timeout, Duration::from_secs(2));
         assert_eq!(config.body_timeout, Duration::from_secs(10));
-        assert_eq!(config.entitled_statuses, ["active", "trialing", "past_due"]);
+        assert_eq!(config.entitlement.entitled_statuses, ["active", "trialing", "past_due"]);
+        assert!(!config.entitlement.ignore_unlisted_prices);
+        assert_eq!(config.entitlement.overdue_after, Duration::from_secs(48 * 3_600));
         assert!(config.stripe.is_none() && config.admin_token.is_none() && config.webhook_secrets.is_empty());
     }
 
@@ -431,6 +455,8 @@ mod tests {
                 "STRIPE_WEBHOOK_SECRET",
                 Options { stripe_webhook_secret: some("whsec_a,,whsec_b"), ..Options::default() },
             ),
+            ("UNLISTED_PRICES", Options { unlisted_prices: some("maybe"), ..Options::default() }),
+            ("OVERDUE_AFTER", Options { overdue_after: some("48"), ..Options::default() }),
             ("ENTITLED_STATUSES", Options { entitled_statuses: some(","), ..Options::default() }),
             ("PRICE_PLANS", Options { price_plans: some("price_1=a,price_1=b"), ..Options::default() }),
             ("CHANGES_SECRET", Options { changes_url: some("http://localhost/"), ..Options::default() }),

@@ -79,7 +79,7 @@ pub fn service(config: &Config, database: Target) -> Service {
             plans: config.plans.clone(),
             mode: config.mode,
             trust: config.trust.clone(),
-            entitled_statuses: config.entitled_statuses.clone(),
+            entitlement: config.entitlement.clone(),
         },
         handlers: Arc::new(Handlers),
         push: config.push.clone(),
@@ -102,6 +102,14 @@ impl Application {
         let service = service(&config, database.clone());
         service.start_sweep();
         service.remember_last_event().await.context("cannot read when the last event came")?;
+        // A database that takes no writes just now is no reason not to start; /health says so.
+        if let Err(error) = service.publish_entitlement_settings().await {
+            log::error!(
+                "cannot write the settings of account_entitlements, so that it keeps those it had: {}",
+                error.chain()
+            );
+        }
+        service.start_filling_columns();
         let background = Background::start(&service, database);
         let state = Data::new(State {
             service,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads a whole number with one unit. Strict, since `prune` acts on it: no unit, several, or nothing is an error.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let problem = || format!("{text:?} is no duration like 90d, 72h, 30m or 45s");
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit_secs = match &text[digits.len()..] {

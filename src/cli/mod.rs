@@ -2,7 +2,7 @@
 //! (`simulate` gives an account a local trial, as an application does).
 
 mod changes;
-mod duration;
+pub(crate) mod duration;
 mod grants;
 mod health;
 mod import;

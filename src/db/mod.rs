@@ -2,13 +2,16 @@
 //! No business rule, and no transaction is opened here.
 
 pub mod accounts;
+pub mod backfill;
 mod cached;
 pub mod change_push;
 pub mod changes;
 pub mod connect;
+pub mod entitlements;
 pub mod events;
 pub mod facts;
 pub mod failures;
+pub mod features;
 pub mod grants;
 mod hosts;
 pub mod installation;

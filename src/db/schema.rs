@@ -45,6 +45,32 @@ diesel::table! {
 }
 
 diesel::table! {
+    customer_feature_states (stripe_customer_id) {
+        stripe_customer_id -> Text,
+        last_event_id -> Text,
+        last_event_created -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    customer_features (stripe_customer_id, lookup_key) {
+        stripe_customer_id -> Text,
+        lookup_key -> Text,
+        feature_id -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    entitlement_settings (is_only) {
+        is_only -> Bool,
+        entitled_statuses -> Array<Nullable<Text>>,
+        ignore_unlisted_prices -> Bool,
+        overdue_after -> Interval,
+        written_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     event_failures (id) {
         id -> Int8,
         event_id -> Text,
@@ -136,7 +162,10 @@ diesel::allow_tables_to_appear_in_same_query!(
     accounts,
     change_push,
     change_push_accounts,
+    customer_feature_states,
+    customer_features,
     customer_links,
+    entitlement_settings,
     event_failures,
     stripe_events,
     subscriptions,

@@ -6,13 +6,31 @@ use serde_json::Value;
 
 use super::HandlerError;
 
-/// "What is this subscription now?"
+/// What is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The subscription of this id: the object.
+    Subscription(String),
+    /// The features of the customer of this id: a list of active entitlements.
+    Features(String),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Subscription(id) => write!(f, "subscription {id}"),
+            Self::Features(customer) => write!(f, "the entitlements of customer {customer}"),
+        }
+    }
+}
+
+/// "What is this now?"
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The event because of which it is asked; the answer counts as of its time.
     pub event_id: String,
-    /// The subscription.
-    pub subscription_id: String,
+    /// What is asked about.
+    pub subject: Subject,
     /// The connected account that it belongs to.
     pub connect_account: Option<String>,
     /// The subscription's other events of the event's second that were known when the question came up, by id, and the
@@ -39,6 +57,11 @@ impl Answers {
         self.given.insert(question.event_id.clone(), (question, answer));
     }
 
+    /// Whether there is a key to ask with.
+    pub(super) fn can_ask(&self) -> bool {
+        self.can_ask
+    }
+
     /// The answer to exactly this question, with the same events known; `None` if Stripe has no such subscription, or
     /// there is no key.
     ///
@@ -53,7 +76,7 @@ impl Answers {
     /// # Errors
     /// As [`Answers::exact`].
     pub(super) fn any(&self, question: Question) -> Result<Option<&Value>, HandlerError> {
-        self.find(question, |asked, question| asked.subscription_id == question.subscription_id)
+        self.find(question, |asked, question| asked.subject == question.subject)
     }
 
     fn find(

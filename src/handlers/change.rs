@@ -108,7 +108,7 @@ pub fn between(before: Option<&Row>, after: &Row, event_id: Option<&str>) -> Opt
 }
 
 /// The contract's columns of a row, by name.
-fn contract_columns(row: &Row) -> Map<String, Value> {
+pub fn contract_columns(row: &Row) -> Map<String, Value> {
     let mut columns = match serde_json::to_value(row) {
         Ok(Value::Object(columns)) => columns,
         // Nothing in a row refuses to be JSON.

@@ -3,7 +3,9 @@
 use uuid::Uuid;
 
 use super::account::{Place, link_customer};
-use super::{Context, Handled, HandlerError, Note, Outcome, Question, Work, move_misplaced, subscription, tie_break};
+use super::{
+    Context, Handled, HandlerError, Note, Outcome, Question, Subject, Work, move_misplaced, subscription, tie_break,
+};
 use crate::db::Conn;
 use crate::db::parked::Awaited;
 use crate::stripe::{Checkout, Event, Subscription};
@@ -71,7 +73,7 @@ async fn project(
     let known = tie_break::events_of_second(conn, event, subscription_id).await?;
     let question = Question {
         event_id: event.id.clone(),
-        subscription_id: subscription_id.to_owned(),
+        subject: Subject::Subscription(subscription_id.to_owned()),
         connect_account: event.connect_account.clone(),
         known_events: tie_break::known_ids(&known, event, work.row(subscription_id)),
     };

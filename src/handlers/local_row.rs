@@ -6,7 +6,7 @@ use super::account::Place;
 use super::projection::with_local_plan;
 use super::{Context, HandlerError, Work};
 use crate::db::{Conn, accounts, subscriptions};
-use crate::stripe::{Event, Subscription};
+use crate::stripe::{Event, PlanName, Subscription};
 
 /// How much older than the local row a subscription that takes it over may be: the application may make the row only after
 /// the checkout.
@@ -23,7 +23,10 @@ pub(super) fn is_wanted(
     let Some(since) = local_row_since.filter(|_| !took_local_row) else {
         return false;
     };
-    let entitles = ctx.policy.entitled_statuses.contains(&shown.status);
+    let settings = &ctx.policy.entitlement;
+    let is_listed = matches!(shown.plan_name, PlanName::Mapped(_)) || !shown.items_complete;
+    let entitles =
+        settings.entitled_statuses.contains(&shown.status) && (is_listed || !settings.ignore_unlisted_prices);
     entitles && shown.created.is_none_or(|created| created + TOLERANCE >= since)
 }
 

@@ -9,7 +9,8 @@ mod account;
 mod answers;
 pub mod change;
 mod checkout;
-mod invoice;
+mod features;
+pub mod invoice;
 mod local_row;
 pub mod ordering;
 pub mod projection;
@@ -22,10 +23,11 @@ use thiserror::Error;
 use uuid::Uuid;
 
 pub use account::{link_customer, move_misplaced};
-pub use answers::{Answers, Question};
+pub use answers::{Answers, Question, Subject};
 pub use work::{Recording, Submission, Work, WriteError};
 
 use crate::db::Conn;
+use crate::db::entitlements::Settings;
 use crate::db::parked::Awaited;
 use crate::stripe::trust::{ConnectTrust, Mode};
 use crate::stripe::{Checkout, Event, Kind, PricePlans, SubscriptionError};
@@ -73,6 +75,13 @@ pub enum Note {
         belongs_to: Uuid,
         /// What it names.
         names: Uuid,
+    },
+    /// An event lists only some of a customer's features, and there was no key to read the others.
+    FeaturesIncomplete {
+        /// The event.
+        event_id: String,
+        /// The customer.
+        customer_id: String,
     },
     /// The event's `cus_…` and `acct_…` are linked to different accounts. The `cus_…` counts.
     CustomerConflict {
@@ -151,8 +160,8 @@ pub struct Policy {
     pub mode: Mode,
     /// The connected accounts whose metadata may name an account of ours.
     pub trust: ConnectTrust,
-    /// The statuses that entitle an account, the best first.
-    pub entitled_statuses: Vec<String>,
+    /// What entitles an account.
+    pub entitlement: Settings,
 }
 
 /// What shares the transaction.
@@ -246,7 +255,8 @@ async fn dispatch(conn: &mut Conn, work: &mut Work, ctx: Context<'_>, event: &Ev
             None => Handled::new(Outcome::Ignored, facts.account_of_row.or(facts.linked_account())),
         },
         Kind::Invoice(_) if event.subscription_id.is_some() => invoice::apply(work, event)?,
-        Kind::Invoice(_) | Kind::Other => {
+        Kind::Features if event.customer_id.is_some() => features::apply(conn, work, ctx, event).await?,
+        Kind::Invoice(_) | Kind::Features | Kind::Other => {
             Handled::new(Outcome::Ignored, facts.account_of_row.or(facts.linked_account()))
         }
     };

@@ -19,6 +19,10 @@ pub(super) async fn apply(
     event: &Event,
 ) -> Result<Handled, HandlerError> {
     event.created.ok_or(HandlerError::NoCreated)?;
+    // Alone, its other items were read before the transaction.
+    if event.object().has_more_items() && ctx.answers.can_ask() {
+        ctx.needs_own_transaction()?;
+    }
     let shown = shown_by(event, &ctx.policy.plans)?;
     let mut notes = Vec::new();
     let Some(place) = Place::of(conn, work, ctx, event, &mut notes).await? else {

@@ -4,7 +4,7 @@ use diesel::QueryResult;
 use serde_json::Value;
 
 use super::subscription::{as_of, shown_by, state};
-use super::{Context, HandlerError, Note, Outcome, Question, Work};
+use super::{Context, HandlerError, Note, Outcome, Question, Subject, Work};
 use crate::db::subscriptions::{Row, State};
 use crate::db::{Conn, events};
 use crate::handlers::ordering::{self, Peer};
@@ -30,7 +30,7 @@ pub(super) async fn settle(
     let known = events_of_second(conn, event, &shown.id).await?;
     let question = Question {
         event_id: event.id.clone(),
-        subscription_id: shown.id.clone(),
+        subject: Subject::Subscription(shown.id.clone()),
         connect_account: event.connect_account.clone(),
         known_events: known_ids(&known, event, Some(row)),
     };

@@ -6,10 +6,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::db::entitlements::Entitlement;
 use crate::db::failures::Failure;
 use crate::db::listing::Listed;
 use crate::db::subscriptions::Row;
-use crate::service::{AccountView, Entitlement, EventPage, EventView};
+use crate::service::{AccountView, EventPage, EventView};
 
 /// What became of an event; `failed` when every attempt so far failed.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -127,6 +128,8 @@ pub struct Account {
     stripe_customer_ids: Vec<String>,
     /// Newest first.
     subscriptions: Vec<Subscription>,
+    /// The lookup keys of the features that its customers have, by Stripe's entitlements.
+    features: Vec<String>,
     entitlement: EntitlementView,
 }
 
@@ -139,11 +142,19 @@ pub struct EntitlementView {
     reason: String,
     #[schema(required)]
     plan: Option<String>,
+    /// Why the plan has its name.
+    #[schema(required, value_type = Option<PlanSource>)]
+    plan_source: Option<String>,
     #[schema(required)]
     seat_limit: Option<i32>,
-    /// The end of what is certain.
+    /// The end of the period or the trial, or of the subscription if that comes before.
     #[schema(required)]
     until: Option<DateTime<Utc>>,
+    /// Whether the period or the trial ended so long ago that an event must be missing.
+    overdue: bool,
+    /// The subscription's `id` that entitles the account.
+    #[schema(required)]
+    subscription_id: Option<Uuid>,
     /// The event that brought the subscription into this state.
     #[schema(required)]
     since_event: Option<String>,
@@ -334,14 +345,25 @@ impl From<AccountView> for Account {
             name: view.account.name,
             stripe_customer_ids: view.customers,
             subscriptions: view.subscriptions.into_iter().map(Into::into).collect(),
+            features: view.features,
             entitlement: view.entitlement.into(),
         }
     }
 }
 
 impl From<Entitlement> for EntitlementView {
-    fn from(Entitlement { entitled, reason, plan, seat_limit, until, since_event }: Entitlement) -> Self {
-        Self { entitled, reason, plan, seat_limit, until, since_event }
+    fn from(row: Entitlement) -> Self {
+        Self {
+            entitled: row.entitled,
+            reason: row.reason,
+            plan: row.plan,
+            plan_source: row.plan_source,
+            seat_limit: row.seat_limit,
+            until: row.until,
+            overdue: row.overdue,
+            subscription_id: row.subscription_id,
+            since_event: row.since_event,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use diesel_async::{AsyncConnection, SimpleAsyncConnection, TransactionManager};
 use futures_util::FutureExt;
 use futures_util::future::join;
 use rand::RngExt;
+use serde_json::Value;
 
 use super::error::{AttemptError, Class, ServiceError};
 use super::group_commit::Entry;
@@ -16,7 +17,7 @@ use crate::db::parked::Awaited;
 use crate::db::pool::Pooled;
 use crate::db::{Conn, events, failures, writes};
 use crate::handlers::{
-    Answers, Context, HandlerError, Note, Outcome, Question, Recording, Scope, Submission, Work, WriteError,
+    Answers, Context, HandlerError, Note, Outcome, Question, Recording, Scope, Subject, Submission, Work, WriteError,
 };
 use crate::metrics::FailureReason;
 use crate::stripe::Event;
@@ -206,6 +207,14 @@ impl Service {
         let turn = self.inner.turns.take(&submission.event);
         let _turn = tokio::time::timeout(self.parts().queue_timeout, turn).await.map_err(|_| AttemptError::Queue)?;
         drop(waiting);
+        let completed;
+        let submission = match self.with_all_items(&submission.event).await? {
+            Some(event) => {
+                completed = Submission { event: Arc::new(event), ..submission.clone() };
+                &completed
+            }
+            None => submission,
+        };
         let mut answers = Answers::none_yet(self.parts().stripe.is_some());
         let (mut conflicts, mut questions, mut was_reconnected) = (0, 0, false);
         loop {
@@ -357,10 +366,14 @@ impl Service {
         let Some(stripe) = &self.parts().stripe else {
             return Err(AttemptError::Handler(HandlerError::NeedsStripe(question)));
         };
-        let answer = stripe
-            .subscription(&question.subscription_id, question.connect_account.as_deref())
-            .await
-            .map_err(|source| AttemptError::Stripe { subscription_id: question.subscription_id.clone(), source })?;
+        let account = question.connect_account.as_deref();
+        let answer = match &question.subject {
+            Subject::Subscription(id) => stripe.subscription(id, account).await,
+            Subject::Features(customer) => {
+                stripe.active_entitlements(customer, account).await.map(|listed| listed.map(Value::Array))
+            }
+        };
+        let answer = answer.map_err(|source| AttemptError::Stripe { subject: question.subject.clone(), source })?;
         answers.note(question, answer);
         Ok(())
     }
@@ -432,6 +445,10 @@ impl Service {
                 Note::CustomerConflict { event_id, account_of_customer, account_of_customer_account } => log::warn!(
                     "event {event_id}: conflict: its customer is linked to account {account_of_customer}, its customer \
                      account to account {account_of_customer_account}; took the former"
+                ),
+                Note::FeaturesIncomplete { event_id, customer_id } => log::warn!(
+                    "event {event_id}: customer {customer_id} has more features than the event lists; without \
+                     STRIPE_SECRET_KEY only those are stored"
                 ),
                 Note::OtherMode { event_id, livemode } => {
                     self.parts().metrics.refused_event(crate::metrics::RefusedReason::Mode);

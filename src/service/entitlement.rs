@@ -1,68 +1,42 @@
-//! What an account is entitled to, and because of what. Pure.
+//! The settings of the view `account_entitlements`, which is the rule of entitlement.
 
-use chrono::{DateTime, Utc};
+use super::{READ_LIMIT, Service, ServiceError};
+use crate::db::entitlements::{self, Settings};
 
-use crate::db::subscriptions::Row;
-
-/// Whether an account may use what it pays for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entitlement {
-    /// Whether it may.
-    pub entitled: bool,
-    /// Why, or why not, in words for the admin.
-    pub reason: String,
-    /// The plan, where entitled.
-    pub plan: Option<String>,
-    /// The number of seats, where entitled and limited.
-    pub seat_limit: Option<i32>,
-    /// The end of what is certain: of the period, of the trial, or a cancellation that comes before.
-    pub until: Option<DateTime<Utc>>,
-    /// The event that brought the subscription into this state; absent for one that the application gave.
-    pub since_event: Option<String>,
-}
-
-impl Entitlement {
-    /// Judges an account by its subscriptions. Of several that entitle, the one whose status comes first in
-    /// `entitled_statuses` counts, then the one that lasts longest.
-    pub fn of(subscriptions: &[Row], entitled_statuses: &[String]) -> Self {
-        let rank = |row: &Row| entitled_statuses.iter().position(|status| *status == row.state.status);
-        let best = subscriptions
-            .iter()
-            .filter_map(|row| rank(row).map(|rank| (row, rank)))
-            .min_by_key(|(row, rank)| (*rank, std::cmp::Reverse(until(row))))
-            .map(|(row, _)| row);
-        if let Some(row) = best {
-            return Self {
-                entitled: true,
-                reason: format!("{} is {}", name(row), row.state.status),
-                plan: row.state.plan.clone(),
-                seat_limit: row.state.seat_limit,
-                until: until(row),
-                since_event: row.as_of.last_event_id.clone(),
-            };
-        }
-        let newest = subscriptions.iter().max_by_key(|row| (row.as_of.last_event_created, row.created_at));
-        Self {
-            entitled: false,
-            reason: newest.map_or_else(
-                || "the account has no subscription".to_owned(),
-                |row| format!("{} is {}", name(row), row.state.status),
-            ),
-            plan: None,
-            seat_limit: None,
-            until: None,
-            since_event: newest.and_then(|row| row.as_of.last_event_id.clone()),
-        }
+impl Service {
+    /// Writes this server's settings of the view, and warns if another server's were different.
+    ///
+    /// # Errors
+    /// [`ServiceError`] if the database does not answer or takes no writes.
+    pub async fn publish_entitlement_settings(&self) -> Result<(), ServiceError> {
+        let service = self.clone();
+        self.read(READ_LIMIT, async move {
+            let ours = &service.parts().policy.entitlement;
+            let mut conn = service.connection().await?;
+            let stored = entitlements::settings(&mut conn).await?;
+            if stored.as_ref().is_some_and(|(theirs, is_written)| *is_written && theirs == ours) {
+                return Ok(());
+            }
+            if let Some((theirs, true)) = stored {
+                log::warn!(
+                    "the view account_entitlements now follows this server's settings ({}); the server that started \
+                     before had others ({})",
+                    in_words(ours),
+                    in_words(&theirs)
+                );
+            }
+            entitlements::set_settings(&mut conn, ours).await?;
+            Ok(())
+        })
+        .await
     }
 }
 
-fn name(row: &Row) -> String {
-    row.stripe_subscription_id
-        .as_ref()
-        .map_or_else(|| "a local subscription".to_owned(), |id| format!("subscription {id}"))
-}
-
-fn until(row: &Row) -> Option<DateTime<Utc>> {
-    let end = row.state.current_period_end.or(row.state.trial_end);
-    [row.state.cancel_at, end].into_iter().flatten().min()
+fn in_words(settings: &Settings) -> String {
+    format!(
+        "ENTITLED_STATUSES={} UNLISTED_PRICES={} OVERDUE_AFTER={}s",
+        settings.entitled_statuses.join(","),
+        if settings.ignore_unlisted_prices { "ignore" } else { "entitle" },
+        settings.overdue_after.as_secs()
+    )
 }

@@ -6,8 +6,8 @@ use tokio::task::JoinError;
 
 use crate::db::pool::PoolGetError;
 use crate::db::sqlstate::ServerError;
-use crate::handlers::HandlerError;
 use crate::handlers::work::is_violation_of;
+use crate::handlers::{HandlerError, Subject};
 use crate::metrics::FailureReason;
 use crate::stripe::api::ApiError;
 
@@ -78,9 +78,9 @@ pub(super) enum AttemptError {
     FalseDuplicate,
     #[error("the connection to the database was lost")]
     ConnectionLost(#[source] DieselError),
-    #[error("cannot ask Stripe for {subscription_id}")]
+    #[error("cannot ask Stripe for {subject}")]
     Stripe {
-        subscription_id: String,
+        subject: Subject,
         #[source]
         source: ApiError,
     },

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::{AccountView, Entitlement, READ_LIMIT, Service, ServiceError};
+use super::{AccountView, READ_LIMIT, Service, ServiceError};
 use crate::db::changes::{self, Change};
+use crate::db::entitlements;
 use crate::db::subscriptions::{AsOf, Row};
+use crate::handlers::change::contract_columns;
 
 /// Changes on an account's page.
 const HISTORY_LIMIT: i64 = 100;
@@ -44,9 +47,22 @@ impl Service {
         let mut subscriptions = rows_at(around.await?, view.subscriptions, at);
         subscriptions.retain(|row| row.account_id == id);
         subscriptions.sort_by_key(|row| (std::cmp::Reverse(row.created_at), row.id));
-        let entitlement = Entitlement::of(&subscriptions, &self.parts().policy.entitled_statuses);
-        Ok(Some(AccountView { subscriptions, entitlement, ..view }))
+        let rows = Value::Array(subscriptions.iter().map(columns).collect());
+        let service = self.clone();
+        let entitlement = self.read(READ_LIMIT, async move {
+            let mut conn = service.connection().await?;
+            Ok(entitlements::at(&mut conn, id, &rows, at).await?)
+        });
+        // Absent only if the account was deleted just now.
+        Ok(entitlement.await?.map(|entitlement| AccountView { subscriptions, entitlement, ..view }))
     }
+}
+
+/// The columns of a row that the rule of entitlement looks at, by name.
+fn columns(row: &Row) -> Value {
+    let mut columns = contract_columns(row);
+    columns.insert("last_event_id".to_owned(), row.as_of.last_event_id.clone().into());
+    Value::Object(columns)
 }
 
 /// The rows as they were at `at`: by the last change before, else by what the first change after found. A row that no

@@ -2,10 +2,11 @@
 
 use uuid::Uuid;
 
-use super::{Entitlement, HEALTH_LIMIT, READ_LIMIT, Service, ServiceError};
+use super::{HEALTH_LIMIT, READ_LIMIT, Service, ServiceError};
+use crate::db::entitlements::{self, Entitlement};
 use crate::db::failures::Failure;
 use crate::db::listing::{Filter, Listed};
-use crate::db::{accounts, events, failures, listing, migrations, subscriptions};
+use crate::db::{accounts, events, failures, features, listing, migrations, subscriptions};
 
 /// One event, with its failed attempts.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct AccountView {
     pub customers: Vec<String>,
     /// Its subscriptions, newest first.
     pub subscriptions: Vec<subscriptions::Row>,
+    /// The lookup keys of its features.
+    pub features: Vec<String>,
     /// What it is entitled to.
     pub entitlement: Entitlement,
 }
@@ -129,8 +132,12 @@ impl Service {
             let mut customers: Vec<_> = account.stripe_customer_id.iter().cloned().collect();
             customers.extend(accounts::further_customers(&mut conn, id).await?);
             let subscriptions = subscriptions::of_account(&mut conn, id).await?;
-            let entitlement = Entitlement::of(&subscriptions, &service.parts().policy.entitled_statuses);
-            Ok(Some(AccountView { account, customers, subscriptions, entitlement }))
+            let features = features::of_account(&mut conn, id).await?;
+            let entitlement = entitlements::of_accounts(&mut conn, &[id]).await?.into_iter().next();
+            // Absent only if the account was deleted just now.
+            let view =
+                entitlement.map(|entitlement| AccountView { account, customers, subscriptions, features, entitlement });
+            Ok(view)
         })
         .await
     }

@@ -50,13 +50,20 @@ fn plan(life: &Life, state: &State) -> Option<&'static str> {
     Some(price.lookup_key.or(life.account.local_plan).unwrap_or(price.id))
 }
 
-/// The largest `created` of an invoice event; of equal ones paid after failed, then the greater invoice id.
+/// The invoice that was made last (an invoice is made when its period starts), of two of one second the one with the
+/// greater id; and what its latest event says, of one second paid after failed.
 fn latest_invoice(life: &Life) -> Option<(String, &'static str)> {
-    let ranked = life.occurrences.iter().filter_map(|occurrence| match &occurrence.what {
-        What::Invoice { id, is_paid } => Some((occurrence.created, *is_paid, id)),
-        _ => None,
-    });
-    ranked.max().map(|(_, is_paid, id)| (id.clone(), if is_paid { "paid" } else { "payment_failed" }))
+    let told = || {
+        life.occurrences.iter().filter_map(|occurrence| match &occurrence.what {
+            What::Invoice { id, is_paid } => Some((occurrence, *is_paid, id)),
+            _ => None,
+        })
+    };
+    let (_, latest) = told().map(|(occurrence, _, id)| (occurrence.state.period.0, id)).max()?;
+    let events =
+        told().filter(|(_, _, id)| *id == latest).map(|(occurrence, is_paid, _)| (occurrence.created, is_paid));
+    let (_, is_paid) = events.max()?;
+    Some((latest.clone(), if is_paid { "paid" } else { "payment_failed" }))
 }
 
 /// Unix seconds as a column shows them.

@@ -11,7 +11,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::object::Object;
-use super::{IMPORTED, InvoiceStatus, json, jsonb};
+use super::{IMPORTED, InvoiceStatus, item, json, jsonb};
 use crate::stripe::signature::Verified;
 
 /// What is to be done with an event, by its type.
@@ -27,6 +27,8 @@ pub enum Kind {
     Checkout,
     /// An invoice event of a type that is handled, and what the type says of the invoice.
     Invoice(InvoiceStatus),
+    /// `entitlements.active_entitlement_summary.updated`.
+    Features,
     /// Recorded and acknowledged.
     Other,
 }
@@ -48,6 +50,7 @@ impl Kind {
             | IMPORTED => Self::SubscriptionChanged,
             "customer.subscription.deleted" => Self::SubscriptionDeleted,
             "checkout.session.completed" | "checkout.session.async_payment_succeeded" => Self::Checkout,
+            "entitlements.active_entitlement_summary.updated" => Self::Features,
             _ => InvoiceStatus::of_event_type(event_type).map_or(Self::Other, Self::Invoice),
         }
     }
@@ -60,7 +63,7 @@ impl Kind {
 
 /// The types that the contract names, in the order of the alphabet: those that are handled, and `customer.deleted`,
 /// which on purpose changes nothing.
-pub const NAMED_TYPES: [&str; 18] = [
+pub const NAMED_TYPES: [&str; 19] = [
     "checkout.session.async_payment_succeeded",
     "checkout.session.completed",
     "customer.deleted",
@@ -72,6 +75,7 @@ pub const NAMED_TYPES: [&str; 18] = [
     "customer.subscription.resumed",
     "customer.subscription.trial_will_end",
     "customer.subscription.updated",
+    "entitlements.active_entitlement_summary.updated",
     "invoice.finalized",
     "invoice.marked_uncollectible",
     "invoice.paid",
@@ -151,9 +155,10 @@ impl Event {
         let object = envelope.data.object;
         // A thin event (v2) carries no object, and its types are not those of the classic ones.
         let is_thin = envelope.object_type.as_deref() == Some("v2.core.event");
-        let kind = if object.id.is_none() || is_thin { Kind::Other } else { Kind::of(&event_type) };
-        // What has no id is no object to speak of.
-        let object = if object.id.is_some() { object } else { Object::default() };
+        let kind = if is_thin { Kind::Other } else { Kind::of(&event_type) };
+        // An object without an id is none; only a summary of entitlements has none.
+        let is_object = object.id.is_some() || kind == Kind::Features;
+        let (kind, object) = if is_object { (kind, object) } else { (Kind::Other, Object::default()) };
         Ok(Self {
             kind,
             created: envelope.created,
@@ -180,6 +185,14 @@ impl Event {
     pub fn indexed_object_id(&self) -> Option<&str> {
         let is_of_subscription = self.event_type.starts_with("customer.subscription.");
         (!is_of_subscription).then(|| self.object.id.as_deref().unwrap_or_default())
+    }
+
+    /// The event with all items of its subscription, which `GET /v1/subscription_items` listed. The payload stays as it
+    /// was sent.
+    #[must_use]
+    pub fn with_all_items(mut self, listed: Vec<Value>) -> Self {
+        self.object = Object::from(&item::with_all_items(self.data()["object"].take(), listed));
+        self
     }
 
     /// Its `data` as a tree: the `object`, and the `previous_attributes` of what an `updated` event changed.

@@ -4,9 +4,10 @@
 
 use chrono::{DateTime, Datelike, Utc};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::PricePlans;
-use super::json::{self, Any};
+use super::json::{self as members, Any};
 use super::object::{Item, Object, Price};
 
 /// An item of a subscription, in the form that the column `items` holds.
@@ -50,6 +51,23 @@ pub(super) struct ReadItem {
     pub(super) period: Period,
     /// The end of the item's own trial.
     pub(super) trial_end: Option<DateTime<Utc>>,
+}
+
+/// The subscription `object` with all items that `GET /v1/subscription_items` listed. Of an item that the object shows
+/// already, the form that it shows counts.
+pub(super) fn with_all_items(mut object: Value, listed: Vec<Value>) -> Value {
+    let mut items = match object["items"]["data"].take() {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    };
+    let shown = items.len();
+    for item in listed {
+        if item["id"].is_null() || items[..shown].iter().all(|other| other["id"] != item["id"]) {
+            items.push(item);
+        }
+    }
+    object["items"] = json!({"object": "list", "data": items, "has_more": false});
+    object
 }
 
 /// A billing period, both of whose ends are taken from one place.
@@ -99,7 +117,7 @@ fn read(item: &Item, of_subscription: Period, plans: &PricePlans) -> ReadItem {
 
 fn assemble(item: &Item, price: Option<&Any<Price>>, of_subscription: Period, plans: &PricePlans) -> ReadItem {
     let (price_id, price) = match price {
-        Some(Any::Text(id)) => (Some(id.clone()).filter(|id| json::is_id(id)), None),
+        Some(Any::Text(id)) => (Some(id.clone()).filter(|id| members::is_id(id)), None),
         Some(Any::Object(price)) => (price.id.clone(), Some(price)),
         _ => (None, None),
     };
@@ -132,4 +150,45 @@ fn assemble(item: &Item, price: Option<&Any<Price>>, of_subscription: Period, pl
 /// Whether RFC 3339, and with it JSON, can show the time: its years have four digits.
 fn has_four_digits(time: &DateTime<Utc>) -> bool {
     (1..=9999).contains(&time.year())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_items_that_are_listed_complete_those_that_are_shown() {
+        let object = json!({"id": "sub_1", "items": {"has_more": true, "data": [{"id": "si_1", "quantity": 1}]}});
+        let listed = vec![json!({"id": "si_2", "quantity": 2}), json!({"id": "si_1", "quantity": 9})];
+        let whole = with_all_items(object, listed.clone());
+        let items = json!([{"id": "si_1", "quantity": 1}, {"id": "si_2", "quantity": 2}]);
+        assert_eq!(whole["items"], json!({"object": "list", "data": items, "has_more": false}));
+        assert_eq!(with_all_items(json!({"id": "sub_1"}), listed.clone())["items"]["data"], json!(listed));
+    }
+
+    #[test]
+    fn a_price_is_looked_up_before_its_product() {
+        let plans: PricePlans = [("price_1", "by price"), ("prod_1", "by product")]
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .into_iter()
+            .collect();
+        let plan_of = |price: Value| {
+            let object =
+                json!({"items": {"data": [{"id": "si_0", "price": "price_0"}, {"id": "si_1", "price": price}]}});
+            let items = read_all(&Object::from(&object), &plans);
+            plan_item(&items).and_then(|read| read.mapped_plan.clone())
+        };
+        assert_eq!(plan_of(json!({"id": "price_1", "product": "prod_1"})).as_deref(), Some("by price"));
+        assert_eq!(plan_of(json!({"id": "price_2", "product": {"id": "prod_1"}})).as_deref(), Some("by product"));
+        assert_eq!(plan_of(json!({"id": "price_2", "product": "prod_2"})), None);
+    }
+
+    #[test]
+    fn a_time_that_json_cannot_show_is_absent_from_an_item() {
+        let object = json!({"items": {"data": [{"id": "si_1", "current_period_start": 0, "current_period_end": 253_402_300_800_i64}]}});
+        let items = read_all(&Object::from(&object), &PricePlans::default());
+        assert_eq!(items[0].item.current_period_start, DateTime::from_timestamp(0, 0));
+        assert_eq!(items[0].item.current_period_end, None);
+        assert!(items[0].period.end.is_some());
+    }
 }

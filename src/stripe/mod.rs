@@ -4,6 +4,7 @@
 pub mod api;
 mod checkout;
 mod event;
+mod features;
 mod imported;
 mod invoice;
 mod item;
@@ -17,6 +18,7 @@ pub mod trust;
 
 pub use checkout::Checkout;
 pub use event::{Event, InvalidPayload, Kind, NAMED_TYPES, handled_types, subscription_types};
+pub use features::Feature;
 pub use imported::{IMPORTED, Newest};
 pub use invoice::{Invoice, InvoiceStatus};
 pub use item::SubscriptionItem;

@@ -4,8 +4,6 @@
 //! Sources: <https://docs.stripe.com/api/subscriptions/object>, <https://docs.stripe.com/api/checkout/sessions/object>,
 //! <https://docs.stripe.com/api/invoices/object>.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
@@ -95,18 +93,6 @@ impl Object {
     /// Whether a subscription shows only some of its items.
     pub fn has_more_items(&self) -> bool {
         self.items.has_more
-    }
-
-    /// The subscription with all items that `GET /v1/subscription_items` listed. Of an item that it showed already, the
-    /// form that it showed counts.
-    #[must_use]
-    pub fn with_all_items(mut self, listed: &[Value]) -> Self {
-        let mut items = self.items.data.take().unwrap_or_default();
-        let shown: HashSet<_> = items.iter().filter_map(|item| item.id.clone()).collect();
-        let listed = listed.iter().map(|item| json::read::<Item>(&item.to_string()).unwrap_or_default());
-        items.extend(listed.filter(|item| !item.id.as_ref().is_some_and(|id| shown.contains(id))));
-        self.items = Items { data: Some(items), has_more: false };
-        self
     }
 }
 

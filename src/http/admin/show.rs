@@ -152,7 +152,8 @@ impl Badge {
     pub fn of_invoice(status: &str) -> Self {
         let tone = match status {
             "paid" => "applied",
-            "payment_failed" => "failed",
+            "payment_failed" | "action_required" | "uncollectible" => "failed",
+            "open" => "parked",
             _ => "ignored",
         };
         Self { word: status.replace('_', " "), tone }

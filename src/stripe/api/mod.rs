@@ -4,6 +4,7 @@
 
 mod list;
 mod retry;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,13 +68,13 @@ impl Client {
         self.base.host_str().unwrap_or_default()
     }
 
-    /// The subscription as it is now; `None` where Stripe answers 404. `GET /v1/subscriptions/{id}`.
+    /// The subscription as it is now, with all its items; `None` where Stripe answers 404. `GET /v1/subscriptions/{id}`.
     ///
     /// # Errors
     /// [`ApiError`] on any other failure.
     pub async fn subscription(&self, id: &str, connect_account: Option<&str>) -> Result<Option<Value>, ApiError> {
         match self.get(&["subscriptions", id], &[], connect_account).await {
-            Ok(object) => Ok(Some(object)),
+            Ok(object) => self.with_all_items(object, id, connect_account).await.map(Some),
             Err(ApiError::Status { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -10,6 +10,7 @@ use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use subledger::config::Config;
 use subledger::db::connect::Target;
+use subledger::db::entitlements::Settings as Entitlement;
 use subledger::secret::Secret;
 use subledger::server::Application;
 use subledger::service::Push;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub admin_token: Option<&'static str>,
     pub stripe_timeout: Duration,
     pub push: Option<Push>,
+    pub entitled_statuses: Vec<&'static str>,
+    pub ignore_unlisted_prices: bool,
 }
 
 impl Default for Settings {
@@ -55,6 +58,8 @@ impl Default for Settings {
             admin_token: Some(ADMIN_TOKEN),
             stripe_timeout: Duration::from_secs(5),
             push: None,
+            entitled_statuses: vec!["active", "trialing", "past_due"],
+            ignore_unlisted_prices: false,
         }
     }
 }
@@ -267,7 +272,11 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
         plans: plans.collect(),
         pool_size: settings.pool_size,
         pool_timeout: settings.pool_timeout,
-        entitled_statuses: ["active", "trialing", "past_due"].map(str::to_owned).to_vec(),
+        entitlement: Entitlement {
+            entitled_statuses: settings.entitled_statuses.iter().map(|status| (*status).to_owned()).collect(),
+            ignore_unlisted_prices: settings.ignore_unlisted_prices,
+            overdue_after: Duration::from_secs(48 * 3_600),
+        },
         push: settings.push.clone(),
         body_limit: settings.body_limit,
         body_timeout: settings.body_timeout,

@@ -82,6 +82,7 @@ impl StripeApi {
             App::new()
                 .app_data(data.clone())
                 .route("/v1/subscriptions/{id}", web::get().to(subscription))
+                .route("/v1/entitlements/{list}", web::get().to(list))
                 .route("/v1/{list}", web::get().to(list))
         })
         .workers(1)
@@ -132,6 +133,16 @@ impl StripeApi {
     pub fn lists_subscriptions(&self, subscriptions: &[Value]) {
         subscriptions.iter().for_each(|subscription| self.has(subscription));
         self.shared.lists.lock().unwrap().insert("subscriptions", subscriptions.to_vec());
+    }
+
+    /// The active entitlements of every customer from now on.
+    pub fn lists_active_entitlements(&self, entitlements: Vec<Value>) {
+        self.shared.lists.lock().unwrap().insert("active_entitlements", entitlements);
+    }
+
+    /// The items of every subscription from now on.
+    pub fn lists_subscription_items(&self, items: Vec<Value>) {
+        self.shared.lists.lock().unwrap().insert("subscription_items", items);
     }
 
     /// Has the next request for a list fail.

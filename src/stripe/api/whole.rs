@@ -1,0 +1,90 @@
+//! Lists that are read whole: of one subscription's items, or of one customer's entitlements.
+
+use reqwest::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{ApiError, Client};
+use crate::stripe::item;
+
+/// The most that Stripe puts on a page.
+const PAGE_LIMIT: &str = "100";
+
+/// The most pages that are read of a list. No subscription and no customer has that many.
+const MAX_PAGES: usize = 50;
+
+#[derive(Deserialize)]
+struct Page {
+    data: Vec<Value>,
+    #[serde(default)]
+    has_more: bool,
+}
+
+impl Client {
+    /// All items of a subscription; `None` if Stripe answers 404. `GET /v1/subscription_items`.
+    ///
+    /// # Errors
+    /// [`ApiError`] on any other failure.
+    pub async fn subscription_items(
+        &self,
+        subscription_id: &str,
+        connect_account: Option<&str>,
+    ) -> Result<Option<Vec<Value>>, ApiError> {
+        self.whole_list(&["subscription_items"], ("subscription", subscription_id), connect_account).await
+    }
+
+    /// The subscription that was fetched, with the items that it does not show.
+    pub(super) async fn with_all_items(
+        &self,
+        object: Value,
+        id: &str,
+        connect_account: Option<&str>,
+    ) -> Result<Value, ApiError> {
+        if object["items"]["has_more"] != true {
+            return Ok(object);
+        }
+        let listed = self.subscription_items(id, connect_account).await?;
+        Ok(match listed {
+            Some(listed) => item::with_all_items(object, listed),
+            None => object,
+        })
+    }
+
+    /// All active entitlements of a customer; `None` if Stripe answers 404.
+    /// `GET /v1/entitlements/active_entitlements`.
+    ///
+    /// # Errors
+    /// [`ApiError`] on any other failure.
+    pub async fn active_entitlements(
+        &self,
+        customer_id: &str,
+        connect_account: Option<&str>,
+    ) -> Result<Option<Vec<Value>>, ApiError> {
+        self.whole_list(&["entitlements", "active_entitlements"], ("customer", customer_id), connect_account).await
+    }
+
+    async fn whole_list(
+        &self,
+        path: &[&str],
+        (name, id): (&'static str, &str),
+        connect_account: Option<&str>,
+    ) -> Result<Option<Vec<Value>>, ApiError> {
+        let mut listed: Vec<Value> = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let mut query = vec![(name, id.to_owned()), ("limit", PAGE_LIMIT.to_owned())];
+            let last = listed.last().and_then(|last| last["id"].as_str());
+            query.extend(last.map(|last| ("starting_after", last.to_owned())));
+            let answer = match self.get(path, &query, connect_account).await {
+                Err(ApiError::Status { status: StatusCode::NOT_FOUND, .. }) => return Ok(None),
+                answer => answer?,
+            };
+            let page: Page = serde_json::from_value(answer).map_err(ApiError::Unreadable)?;
+            let goes_on = page.has_more && page.data.last().is_some_and(|last| last["id"].is_string());
+            listed.extend(page.data);
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(Some(listed))
+    }
+}
