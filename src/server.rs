@@ -46,7 +46,8 @@ impl std::fmt::Debug for Application {
 /// The service over `database`, as it is configured. All its work will run on the runtime that this is called on.
 pub fn service(config: &Config, database: Target) -> Service {
     Service::new(Parts {
-        pool: pool::build(database, config.pool_size, config.pool_timeout),
+        pool: pool::build(database.clone(), config.pool_size, config.pool_timeout),
+        reserve: pool::build_reserve(database, config.pool_timeout),
         turn_timeout: config.pool_timeout,
         stripe: config.stripe.clone(),
         plans: config.plans.clone(),

@@ -18,6 +18,7 @@ pub mod record;
 pub mod schema;
 pub mod search;
 pub mod sent;
+pub mod sessions;
 pub mod subscriptions;
 mod tls;
 pub mod upkeep;

@@ -20,9 +20,20 @@ pub type PoolGetError = bb8::RunError;
 
 /// A pool of at most `size` connections, each waited for at most `timeout`. Opens none yet.
 pub fn build(target: Target, size: u32, timeout: Duration) -> Pool {
-    let mut config = ManagerConfig::default();
     // A round trip less a checkout. A connection that has died since is noticed by its first use, which is retried.
-    config.recycling_method = RecyclingMethod::Fast;
+    build_recycling(target, size, timeout, RecyclingMethod::Fast)
+}
+
+/// Connections beside the pool, for health checks and sessions of admins: deliveries that wait for locks cannot take
+/// them, and whoever asks for these cannot keep deliveries waiting. Each is tested before it is handed out.
+pub fn build_reserve(target: Target, timeout: Duration) -> Pool {
+    const SIZE: u32 = 2;
+    build_recycling(target, SIZE, timeout, RecyclingMethod::Verified)
+}
+
+fn build_recycling(target: Target, size: u32, timeout: Duration, method: RecyclingMethod<AsyncPgConnection>) -> Pool {
+    let mut config = ManagerConfig::default();
+    config.recycling_method = method;
     config.custom_setup = Box::new(move |_| {
         let target = target.clone();
         async move {

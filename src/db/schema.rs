@@ -20,6 +20,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    admin_sessions (id_hash) {
+        id_hash -> Bytea,
+        created_at -> Timestamptz,
+        expires_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     event_failures (id) {
         id -> Int8,
         event_id -> Text,
@@ -90,6 +98,7 @@ diesel::joinable!(subscriptions -> accounts (account_id));
 diesel::allow_tables_to_appear_in_same_query!(
     account_customers,
     accounts,
+    admin_sessions,
     event_failures,
     stripe_events,
     subscriptions,

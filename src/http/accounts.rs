@@ -2,7 +2,7 @@
 
 use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Path, Payload};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
@@ -144,6 +144,10 @@ fn account_id(text: &str) -> Result<Uuid, ApiError> {
 
 async fn json_body<T: DeserializeOwned>(request: &HttpRequest, payload: Payload, state: &State) -> Result<T, ApiError> {
     let body = body::read(request, payload, state.body_limit, state.body_timeout).await?;
+    // A page of another origin can send any other type without asking the browser first.
+    if !request.content_type().trim_ascii().eq_ignore_ascii_case("application/json") {
+        return Err(ApiError::InvalidRequest("the Content-Type of the body must be application/json".to_owned()));
+    }
     // Serde would take an array of the fields' values, too.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(ApiError::InvalidRequest("the body is no JSON object".to_owned()));

@@ -8,12 +8,14 @@ mod deliver;
 mod drift;
 mod entitlement;
 mod error;
+mod health;
 mod overview;
 mod preview;
 mod queue;
 mod read;
 mod replay;
 mod search;
+mod sessions;
 mod transaction;
 mod upkeep;
 mod watched;
@@ -30,13 +32,16 @@ pub use deliver::Recorded;
 pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
+pub use health::DatabaseState;
 pub use overview::{CHART_HOURS, Overview};
-pub use read::{AccountView, DatabaseState, EventPage, EventView};
+pub use read::{AccountView, EventPage, EventView};
 pub use replay::Replayed;
 pub use search::{Found, Story};
+pub use sessions::SessionId;
 pub use upkeep::{Prunable, Replayable};
 
 use at_once::Queue;
+use health::LastCheck;
 use transaction::AttemptError;
 use writes::Room;
 
@@ -49,6 +54,8 @@ use crate::stripe::{PricePlans, api};
 pub struct Parts {
     /// Connections to the database.
     pub pool: Pool,
+    /// Further ones for health checks and admins' sessions.
+    pub reserve: Pool,
     /// How long an event waits for its turn behind those that came before it, at most.
     pub turn_timeout: Duration,
     /// Stripe's API; `None` without a key, and then nothing calls out.
@@ -68,6 +75,7 @@ pub struct Parts {
 pub struct Service {
     parts: Arc<Parts>,
     room: Arc<Room>,
+    health: Arc<LastCheck>,
     queue: Arc<Queue>,
 }
 
@@ -82,7 +90,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default() }
+        Self { parts: Arc::new(parts), room: Arc::default(), health: Arc::default(), queue: Arc::default() }
     }
 
     /// Where what happens is counted.

@@ -1,11 +1,11 @@
-//! What can be read: one event, one account, and how the database is.
+//! What can be read: events and accounts.
 
 use uuid::Uuid;
 
-use super::{Entitlement, HEALTH_LIMIT, READ_LIMIT, Service, ServiceError};
+use super::{Entitlement, READ_LIMIT, Service, ServiceError};
 use crate::db::failures::Failure;
 use crate::db::listing::{Filter, Listed};
-use crate::db::{accounts, events, failures, listing, migrations, subscriptions};
+use crate::db::{accounts, events, failures, listing, subscriptions};
 
 /// One event, with its failed attempts.
 #[derive(Clone, Debug)]
@@ -38,19 +38,6 @@ pub struct AccountView {
     pub subscriptions: Vec<subscriptions::Row>,
     /// What it is entitled to.
     pub entitlement: Entitlement,
-}
-
-/// How the database is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DatabaseState {
-    /// It answers, and the migrations have run.
-    Ok,
-    /// It answers, but a migration is pending.
-    MigrationPending,
-    /// It answers, but takes no writes: it is read-only, or its disk is full.
-    Unwritable,
-    /// It does not answer.
-    Away,
 }
 
 impl Service {
@@ -149,25 +136,5 @@ impl Service {
             Ok(())
         })
         .await
-    }
-
-    /// How the database is, asked now.
-    pub async fn database_state(&self) -> DatabaseState {
-        let service = self.clone();
-        let asked = self.read(HEALTH_LIMIT, async move {
-            let mut conn = service.connection().await?;
-            if migrations::is_pending(&mut conn).await? {
-                return Ok(DatabaseState::MigrationPending);
-            }
-            let takes_writes = service.takes_writes(&mut conn).await?;
-            Ok(if takes_writes { DatabaseState::Ok } else { DatabaseState::Unwritable })
-        });
-        match asked.await {
-            Ok(state) => state,
-            Err(error) => {
-                log::warn!("health: the database does not answer: {}", error.chain());
-                DatabaseState::Away
-            }
-        }
     }
 }

@@ -30,7 +30,10 @@ async fn an_event_of_127_levels_is_kept_and_a_deeper_one_is_refused() {
     // An account's body is bounded in the same way, before its names are looked at.
     let deep = format!(r#"{{"name":"x","more":{}{}}}"#, "[".repeat(400_000), "]".repeat(400_000));
     let request = app.http.post(app.url("/api/v1/accounts")).bearer_auth(ADMIN_TOKEN);
-    assert_eq!(answer(request.body(deep)).await.error_code(), "invalid_request");
+    assert_eq!(
+        answer(request.header("Content-Type", "application/json").body(deep)).await.error_code(),
+        "invalid_request"
+    );
     assert_eq!((app.count("stripe_events").await, app.count("accounts").await), (1, 0));
 }
 

@@ -95,8 +95,8 @@ async fn every_page_fits_its_window_and_can_be_read_in_light_and_dark() {
         browser.open(app.url(&path)).await;
         look(&browser, name).await;
     }
-    // Of the same host, so with the same cookie; of the same token, so with the same session.
     browser.open(empty.url("/admin")).await;
+    log_in(&browser).await;
     look(&browser, "empty").await;
     browser.open(empty.url("/admin/events")).await;
     look(&browser, "empty-events").await;

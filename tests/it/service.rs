@@ -18,6 +18,7 @@ use crate::support::events::subscription;
 pub fn service_on(database: &Database, pool_size: u32) -> Service {
     Service::new(Parts {
         pool: pool::build(database.target(), pool_size, Duration::from_secs(2)),
+        reserve: pool::build_reserve(database.target(), Duration::from_secs(2)),
         turn_timeout: Duration::from_secs(2),
         stripe: None,
         plans: PricePlans::default(),

@@ -1,6 +1,6 @@
 //! What all pages share: who looks at them, their frame, their headers, their stylesheet, and reading a form.
 
-use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::LazyLock;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -42,8 +42,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Middleware: puts the security headers on every answer, errors too, keeps all but the stylesheet out of caches, and
-/// gives programs their errors as JSON.
+/// Middleware: adds the security headers to every answer, errors too, and gives programs their errors as JSON.
 ///
 /// # Errors
 /// Only those of the service that it wraps.
@@ -59,9 +58,6 @@ pub async fn protect(
     let headers: &mut HeaderMap = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
-    }
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(response)
 }
@@ -133,7 +129,12 @@ impl Viewer {
         Page { csrf, ..Page::new(title, here) }
     }
 
-    /// Refuses a form that does not bring the session's token: another site may have made it.
+    /// The session; `None` if the request brought the admin token itself.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Refuses a form that does not contain the session's CSRF token: another site may have made it.
     ///
     /// # Errors
     /// `StaleForm`.
@@ -146,14 +147,17 @@ impl Viewer {
 
 impl FromRequest for Viewer {
     type Error = PageError;
-    type Future = Ready<Result<Self, PageError>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, PageError>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut dev::Payload) -> Self::Future {
-        ready(match identify(request) {
-            Ok(Identity::Token) => Ok(Self { session: None }),
-            Ok(Identity::Session(session)) => Ok(Self { session: Some(session) }),
-            Err(ApiError::Unauthorized) => Err(LoginForm::for_request(request)),
-            Err(error) => Err(error.into()),
+        let request = request.clone();
+        Box::pin(async move {
+            match identify(&request).await {
+                Ok(Identity::Token) => Ok(Self { session: None }),
+                Ok(Identity::Session(session)) => Ok(Self { session: Some(session) }),
+                Err(ApiError::Unauthorized) => Err(LoginForm::for_request(&request)),
+                Err(error) => Err(error.into()),
+            }
         })
     }
 }

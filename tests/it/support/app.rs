@@ -102,6 +102,11 @@ impl TestApp {
         Self::start_at(database, target, settings, stripe).await
     }
 
+    /// Another server on the database of `app`, with an empty database of its own that nothing uses.
+    pub async fn start_beside(app: &Self, settings: Settings) -> Self {
+        Self::start_at(Database::empty(), app.database.target(), settings, None).await
+    }
+
     /// A server that reaches the database in a way of its own.
     pub async fn start_at(database: Database, target: Target, settings: Settings, stripe: Option<&StripeApi>) -> Self {
         let config = config(&settings, stripe);
