@@ -10,11 +10,14 @@ use actix_web::{FromRequest, HttpRequest};
 use url::Url;
 
 use super::admin::session::{self, Purpose, Session};
-use super::{ApiError, State};
+use super::{ApiError, State, limits};
 
 /// Proof that a request is an admin's. An endpoint that takes it answers no one else.
 #[derive(Clone, Copy, Debug)]
-pub struct Admin;
+pub struct Admin {
+    /// Whether a session's cookie authorized the request, which a browser sends along whoever made the request.
+    pub by_cookie: bool,
+}
 
 impl FromRequest for Admin {
     type Error = ApiError;
@@ -22,7 +25,9 @@ impl FromRequest for Admin {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
-        Box::pin(async move { identify(&request).await.map(|_| Self) })
+        Box::pin(async move {
+            identify(&request).await.map(|identity| Self { by_cookie: matches!(identity, Identity::Session(_)) })
+        })
     }
 }
 
@@ -47,7 +52,11 @@ pub(super) async fn identify(request: &HttpRequest) -> Result<Identity, ApiError
     let state = request.app_data::<Data<State>>().ok_or(ApiError::Internal)?;
     let token = state.admin_token.as_ref().ok_or(ApiError::Forbidden)?;
     if let Some(given) = bearer(request) {
-        return if token.matches(given) { Ok(Identity::Token) } else { Err(ApiError::Unauthorized) };
+        if !token.matches(given) {
+            return Err(ApiError::Unauthorized);
+        }
+        limits::trust(request);
+        return Ok(Identity::Token);
     }
     let ids: Vec<_> = session::cookies(request, Purpose::Admin).collect();
     if ids.is_empty() {
@@ -58,6 +67,7 @@ pub(super) async fn identify(request: &HttpRequest) -> Result<Identity, ApiError
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         check_origin(request)?;
     }
+    limits::trust(request);
     Ok(Identity::Session(session))
 }
 

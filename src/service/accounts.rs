@@ -172,3 +172,64 @@ impl Service {
         .await
     }
 }
+
+/// A customer to unlink from an account. What the customer's events did stays: its subscriptions remain with the account
+/// and follow their events; events of further subscriptions are parked until the customer is linked again.
+#[derive(Clone, Debug)]
+pub struct Unlinking {
+    /// The account.
+    pub id: Uuid,
+    /// A new name for the account.
+    pub name: Option<String>,
+    /// The customer; `None` for the one that stands in the account itself, if there is one.
+    pub customer: Option<Customer>,
+}
+
+/// The result of unlinking a customer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlinked {
+    /// The customer is not linked to the account any more.
+    Done,
+    /// There is no such account.
+    NotFound,
+    /// The customer was not linked to the account.
+    NotLinked,
+}
+
+impl Work for Unlinking {
+    type Output = Unlinked;
+
+    async fn run(&self, conn: &mut Conn, _: Context<'_>) -> Result<Unlinked, WorkError<Unlinked>> {
+        hold(conn, self.id, self.customer.as_deref()).await?;
+        let Some(account) = accounts::lock(conn, self.id).await? else {
+            return Err(WorkError::Done(Unlinked::NotFound));
+        };
+        let own = account.stripe_customer_id.as_deref();
+        match self.customer.as_deref() {
+            Some(customer) if own != Some(customer) => {
+                if owner(conn, customer).await? != Some(self.id) {
+                    return Err(WorkError::Done(Unlinked::NotLinked));
+                }
+                accounts::delete_further_customer(conn, customer).await?;
+            }
+            _ => {
+                accounts::set_customer(conn, self.id, None).await?;
+            }
+        }
+        if let Some(name) = &self.name {
+            accounts::set_name(conn, self.id, name).await?;
+        }
+        Ok(Unlinked::Done)
+    }
+}
+
+impl Service {
+    /// Unlinks a customer from an account.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: nothing was committed.
+    pub async fn unlink_customer(&self, unlinking: Unlinking) -> Result<Unlinked, ServiceError> {
+        let service = self.clone();
+        self.on_runtime(async move { Ok(service.run(&unlinking).await?) }).await
+    }
+}

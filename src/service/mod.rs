@@ -27,14 +27,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-pub use accounts::{AccountChange, Customer, Linked, NewAccount};
+pub use accounts::{AccountChange, Customer, Linked, NewAccount, Unlinked, Unlinking};
 pub use deliver::Recorded;
 pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
 pub use error::ServiceError;
 pub use health::DatabaseState;
 pub use overview::{CHART_HOURS, Overview};
-pub use read::{AccountView, EventPage, EventView};
+pub use read::{AccountPage, AccountView, EventPage, EventView};
 pub use replay::Replayed;
 pub use search::{Found, Story};
 pub use sessions::SessionId;

@@ -8,7 +8,7 @@ use url::form_urlencoded;
 
 use crate::support::app::{ADMIN_TOKEN, answer};
 use crate::support::database::Database;
-use crate::support::events::subscription;
+use crate::support::events::{created, subscription};
 use crate::support::world::{SCRIPT, break_subscriptions, mend_subscriptions, populate};
 use crate::support::{Event, Settings, TestApp};
 
@@ -281,6 +281,9 @@ async fn the_cookie_opens_the_json_routes_but_not_for_another_site() {
         let refused = answer(request.body(r#"{"name": "Acme"}"#)).await;
         assert_eq!((refused.status, refused.error_code()), (400, "invalid_request"), "{content_type}");
     }
+    let by_token =
+        app.http.post(app.url("/api/v1/accounts")).bearer_auth(ADMIN_TOKEN).header("Content-Type", "text/plain");
+    assert_eq!(answer(by_token.body(r#"{"name": "Acme"}"#)).await.error_code(), "invalid_request");
     let untyped = answer(ask(Method::POST, "/api/v1/accounts").body(r#"{"name": "Acme"}"#)).await;
     assert_eq!((untyped.status, untyped.error_code()), (400, "invalid_request"));
     let typed = ask(Method::POST, "/api/v1/accounts").header("Content-Type", "Application/JSON; charset=utf-8");
@@ -324,13 +327,22 @@ async fn every_answer_carries_the_security_headers() {
     visitor = Visitor::logged_in(&app).await;
     let event = format!("/admin/events/{}", world.hostile);
     let account = format!("/admin/accounts/{}", world.account);
-    let paths = ["/admin", "/admin/events", &event, &account, "/admin/search?q=none", "/admin/nothing", "/admin/login"];
+    let paths = [
+        "/admin",
+        "/admin/events",
+        "/admin/accounts",
+        &event,
+        &account,
+        "/admin/search?q=none",
+        "/admin/nothing",
+        "/admin/login",
+    ];
     for path in paths {
         pages.push(visitor.get(path).await);
     }
     pages.push(visitor.post("/admin/events", &[]).await);
     let statuses: Vec<_> = pages.iter().map(|page| page.status).collect();
-    assert_eq!(statuses, [401, 400, 200, 200, 200, 200, 404, 404, 303, 405]);
+    assert_eq!(statuses, [401, 400, 200, 200, 200, 200, 200, 404, 404, 303, 405]);
     for page in pages {
         let header = |name: &str| page.headers[name].to_str().unwrap().to_owned();
         let policy = header("content-security-policy");
@@ -379,6 +391,8 @@ async fn what_others_wrote_is_shown_and_never_run() {
         format!("/admin/events/{encoded}"),
         "/admin/events/evt_2".to_owned(),
         format!("/admin/accounts/{account}"),
+        "/admin/accounts".to_owned(),
+        format!("/admin/accounts?q={query}"),
         format!("/admin/search?q=none{query}"),
     ];
     for path in paths {
@@ -507,6 +521,15 @@ async fn a_parked_event_is_applied_by_linking_its_customer() {
     let page = visitor.get("/admin/events/evt_1").await;
     page.has("Its customer belongs to no account yet.");
     let csrf = page.field("csrf");
+    for asked in [account.to_string(), "ACM".to_owned()] {
+        let page = visitor.get(&format!("/admin/events/evt_1/link?account={asked}")).await;
+        page.has("Link this customer?");
+        page.has(&format!(">Acme</a> <span class=\"id\">{account}</span>"));
+        page.has(&format!("name=\"account\" value=\"{account}\""));
+    }
+    visitor.get("/admin/events/evt_1/link?account=Umbrella").await.has("No account matches");
+    assert_eq!(visitor.get("/admin/events/evt_1/link").await.location(), "/admin/events/evt_1");
+    assert_eq!(app.event_row("evt_1").await["outcome"], "parked", "looking links nothing");
     let nobody = "9dd0bb5d-0000-4000-8000-000000000000";
     for wrong in ["", "x", nobody] {
         let page = visitor.post("/admin/events/evt_1/link", &[("csrf", &csrf), ("account", wrong)]).await;
@@ -518,6 +541,75 @@ async fn a_parked_event_is_applied_by_linking_its_customer() {
     assert_eq!(app.subscription("sub_1").await["account_id"], json!(account));
     let page = visitor.post("/admin/events/evt_1/link", &[("csrf", &csrf), ("account", &taken.to_string())]).await;
     assert_eq!(page.location(), "/admin/events/evt_1?done=taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_is_unlinked_from_the_accounts_page_after_asking_back() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    let mut visitor = Visitor::logged_in(&app).await;
+    let path = format!("/admin/accounts/{account}");
+    let page = visitor.get(&path).await;
+    let unlink = format!("{path}/unlink?customer=cus_1");
+    page.has(&format!("href=\"{unlink}\""));
+    let asked = visitor.get(&unlink).await;
+    asked.has("Unlink this customer?");
+    asked.has(&format!("<span class=\"id\">cus_1</span> from <a href=\"{path}\">Acme</a>"));
+    let csrf = asked.field("csrf");
+    let form = format!("{path}/unlink");
+    assert_eq!(visitor.post(&form, &[("csrf", "wrong"), ("customer", "cus_1")]).await.status, 403);
+    assert_eq!(app.count("accounts WHERE stripe_customer_id = 'cus_1'").await, 1);
+    for (customer, done) in
+        [("cus_2", "not-linked"), ("cus_1", "unlinked"), ("cus_1", "not-linked"), ("\0", "not-linked")]
+    {
+        let answer = visitor.post(&form, &[("csrf", &csrf), ("customer", customer)]).await;
+        assert_eq!(answer.location(), format!("{path}?done={done}"), "{customer}");
+    }
+    visitor.get(&format!("{path}?done=unlinked")).await.has("The customer is unlinked.");
+    assert_eq!(app.count("accounts WHERE stripe_customer_id IS NULL").await, 1);
+    assert_eq!(visitor.get(&unlink).await.location(), path, "there is nothing to ask");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_are_found_and_paged_through() {
+    let app = TestApp::start().await;
+    let mut visitor = Visitor::logged_in(&app).await;
+    visitor.get("/admin/accounts").await.has("No account yet");
+    app.execute("INSERT INTO accounts (name, stripe_customer_id) SELECT 'Acme ' || n, 'cus_' || n FROM generate_series(1, 120) n").await;
+    let (mut rows, mut next) = (0, Some("/admin/accounts?q=acme".to_owned()));
+    while let Some(path) = next {
+        let page = visitor.get(&path).await;
+        rows += page.body.matches("data-label=\"Account\"").count();
+        let older = page.body.split_once("rel=\"next\" href=\"").map(|(_, rest)| rest.split('"').next().unwrap());
+        next = older.map(|path| path.replace("&#38;", "&").replace("&amp;", "&"));
+    }
+    assert_eq!(rows, 120);
+    let one = visitor.get("/admin/accounts?q=%20cus_7%20").await;
+    assert_eq!(one.body.matches("data-label=\"Account\"").count(), 1);
+    one.has(">Acme 7</a>");
+    visitor.get("/admin/accounts?q=Umbrella").await.has("No account matches");
+    assert_eq!(visitor.get("/admin/accounts?starting_after=x").await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_account_in_an_incident_says_that_what_it_shows_may_be_out_of_date() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    break_subscriptions(&app).await;
+    let mut event = created("evt_1", 100, subscription("sub_1", "cus_1", "active", 5));
+    assert_eq!(app.deliver(&event).await.status, 500);
+    let mut visitor = Visitor::logged_in(&app).await;
+    let path = format!("/admin/accounts/{account}");
+    visitor.get(&path).await.has("1 event of this account is failing");
+    mend_subscriptions(&app).await;
+    event.0["id"] = json!("evt_2");
+    let item = &mut event.0["data"]["object"]["items"]["data"][0];
+    (item["current_period_start"], item["current_period_end"]) = (json!(1_000_000), json!(2_000_000));
+    assert_eq!(app.deliver(&event).await.outcome(), "applied");
+    let page = visitor.get(&path).await;
+    page.has("<h2>Entitled</h2>");
+    page.has("This end has passed");
+    page.has("verdict is-parked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::app::answer;
+use crate::support::app::{answer, next_check};
 use crate::support::events::subscription;
 use crate::support::{Event, Settings, TestApp};
 
@@ -38,11 +38,6 @@ async fn health_names_what_is_wrong_and_recovers() {
     app.database.allow_connections(true).await;
     next_check().await;
     assert_eq!(answer(app.http.get(app.url("/health"))).await.status, 200);
-}
-
-/// Waits until the result of the last check is no longer used.
-async fn next_check() {
-    tokio::time::sleep(Duration::from_millis(1_050)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +82,9 @@ async fn an_event_is_shown_to_admins_alone() {
         (Method::GET, "/events/evt_1"),
         (Method::GET, "/events"),
         (Method::POST, "/events/evt_1/replay"),
+        (Method::GET, "/api/v1/accounts"),
         (Method::POST, "/api/v1/accounts"),
+        (Method::DELETE, "/api/v1/accounts/7f0c1c9e-55f4-4d5e-9d0b-0f3f3c7b8a11/customers/cus_1"),
         (Method::GET, "/api/v1/accounts/7f0c1c9e-55f4-4d5e-9d0b-0f3f3c7b8a11"),
         (Method::PATCH, "/api/v1/accounts/7f0c1c9e-55f4-4d5e-9d0b-0f3f3c7b8a11"),
     ];

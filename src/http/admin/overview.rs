@@ -8,8 +8,8 @@ use chrono::{TimeDelta, Utc};
 
 use super::chart::{Chart, STATUSES};
 use super::error::PageError;
+use super::format::{EventRow, EventType, When, count, counted, event_path, lag};
 use super::page::{Here, Page, Viewer, html};
-use super::show::{EventRow, EventType, When, count, counted, event_path, lag};
 use crate::db::overview::Failing;
 use crate::http::{ApiError, State, WEBHOOK_PATH};
 use crate::service::{DatabaseState, Overview};

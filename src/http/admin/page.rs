@@ -11,6 +11,7 @@ use actix_web::middleware::Next;
 use actix_web::web::{Payload, Query};
 use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder};
 use askama::Template;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
@@ -18,7 +19,7 @@ use super::error::PageError;
 use super::login::LoginForm;
 use super::session::Session;
 use crate::http::auth::{Identity, identify};
-use crate::http::{ApiError, State, body};
+use crate::http::{ApiError, State, limits};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -83,6 +84,7 @@ pub async fn style() -> HttpResponse {
 pub enum Here {
     Overview,
     Events,
+    Accounts,
     Elsewhere,
 }
 
@@ -162,6 +164,19 @@ impl FromRequest for Viewer {
     }
 }
 
+/// The query after a form was sent: what was done.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Done {
+    pub done: String,
+}
+
+/// The result of a form that was sent.
+pub struct Notice {
+    pub tone: &'static str,
+    pub text: String,
+}
+
 /// An answer of this page.
 pub fn html(status: StatusCode, template: &impl Template) -> HttpResponse {
     match template.render() {
@@ -183,7 +198,7 @@ pub fn see_other(path: &str) -> HttpResponse {
 /// # Errors
 /// Where it is too large, too slow, or not this form.
 pub async fn form<T: DeserializeOwned>(request: &HttpRequest, payload: Payload, state: &State) -> Result<T, PageError> {
-    let body = body::read(request, payload, FORM_LIMIT, state.body_timeout).await?;
+    let body = limits::read(request, payload, FORM_LIMIT, state.body_timeout).await?;
     // A form is encoded as a query is.
     let text = std::str::from_utf8(&body).map_err(|_| PageError::NotThisForm)?;
     Query::from_query(text).map(Query::into_inner).map_err(|_| PageError::NotThisForm)

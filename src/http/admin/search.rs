@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::error::PageError;
 use super::events;
+use super::format::{account_path, encode, event_path};
 use super::page::{Here, Page, Viewer, html, see_other};
-use super::show::{account_path, encode, event_path};
 use crate::http::{ApiError, State};
 use crate::service::Found;
 

@@ -243,6 +243,11 @@ pub fn signature(body: &[u8]) -> String {
     sign(body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp())
 }
 
+/// Waits until `/health` no longer answers with the result of its last check.
+pub async fn next_check() {
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+}
+
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::db::failures::Failure;
 use crate::db::listing::Listed;
 use crate::db::subscriptions::Row;
-use crate::service::{AccountView, Entitlement, EventPage, EventView};
+use crate::service::{AccountPage, AccountView, Entitlement, EventPage, EventView};
 
 /// What became of an event; `failed` when every attempt so far failed.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -130,6 +130,16 @@ pub struct Account {
     entitlement: EntitlementView,
 }
 
+/// A page of accounts.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AccountList)]
+pub struct Accounts {
+    /// Newest first.
+    data: Vec<Account>,
+    /// Whether there are older ones: ask again with `starting_after` set to the last id.
+    has_more: bool,
+}
+
 /// What an account is entitled to, and because of what.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Entitlement)]
@@ -228,6 +238,12 @@ impl From<EventView> for Event {
 impl From<EventPage> for Events {
     fn from(EventPage { events, has_more }: EventPage) -> Self {
         Self { data: events.into_iter().map(Into::into).collect(), has_more }
+    }
+}
+
+impl From<AccountPage> for Accounts {
+    fn from(AccountPage { accounts, has_more }: AccountPage) -> Self {
+        Self { data: accounts.into_iter().map(Into::into).collect(), has_more }
     }
 }
 
