@@ -134,7 +134,10 @@ impl Shown {
             Ok(()) => String::from_utf8_lossy(&pretty.0).into_owned(),
             Err(_) => payload.to_owned(),
         };
-        let end = text.floor_char_boundary(SHOWN_BYTES);
+        let mut end = text.len().min(SHOWN_BYTES);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
         Self { is_cut: end < text.len(), text: text[..end].to_owned() }
     }
 }
