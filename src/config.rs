@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use reqwest::Url;
 use thiserror::Error;
+use url::Host;
 
 use crate::cli::duration;
 use crate::db::connect::Target;
@@ -78,7 +79,7 @@ pub struct Options {
     /// What admins authorize themselves with; without it admin routes answer 403
     #[arg(long, env, global = true, hide_env_values = true, value_name = "TOKEN")]
     admin_token: Option<String>,
-    /// How old or how far ahead a signature may be, 1 or more [default: 300]
+    /// How old or how far ahead a signature may be, 1 to 86400 [default: 300]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "SECS")]
     signature_tolerance_secs: Option<String>,
     /// The plans of prices or products: price_1abc=pro,prod_2def=team
@@ -295,8 +296,7 @@ impl Options {
             mode: self.mode()?,
             trust: parsed("TRUST_CONNECT_METADATA", &self.trust_connect_metadata)?.unwrap_or_default(),
             admin_token: self.admin_token()?,
-            tolerance_secs: number("SIGNATURE_TOLERANCE_SECS", &self.signature_tolerance_secs, 300, 1..=u32::MAX)?
-                .into(),
+            tolerance_secs: number("SIGNATURE_TOLERANCE_SECS", &self.signature_tolerance_secs, 300, 1..=86_400)?,
             plans: self.price_plans()?,
             pool_size: number("POOL_SIZE", &self.pool_size, 16, 1..=10_000)?,
             pool_timeout: millis("POOL_TIMEOUT_MS", &self.pool_timeout_ms, 2_000)?,
@@ -314,10 +314,15 @@ impl Options {
         let base = Url::parse(base)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| ConfigError::new("STRIPE_API_BASE", format!("{base:?} is no http or https URL")))?;
+            // Not the value: it may hold a password.
+            .ok_or_else(|| ConfigError::new("STRIPE_API_BASE", "it is no http or https URL"))?;
         let Some(key) = trimmed(&self.stripe_secret_key) else { return Ok(None) };
         if let Some(problem) = checks::api_key_problem(key) {
             return Err(ConfigError::new("STRIPE_SECRET_KEY", problem));
+        }
+        // Whoever listens on the way could take it and act as the account.
+        if is_live(key) && base.scheme() == "http" && !is_loopback(&base) {
+            return Err(ConfigError::new("STRIPE_API_BASE", "a live key is not sent over http:// to another machine"));
         }
         let client = api::Client::new(base, Secret::new(key), timeout)
             .map_err(|error| ConfigError::new("STRIPE_SECRET_KEY", format!("no client can be made: {error}")))?;
@@ -395,6 +400,20 @@ fn trimmed(given: &Option<String>) -> Option<&str> {
 fn parsed<T: FromStr<Err: Display>>(variable: &'static str, given: &Option<String>) -> Result<Option<T>, ConfigError> {
     let parse = |text: &str| text.trim().parse().map_err(|error| ConfigError::new(variable, error));
     given.as_deref().map(parse).transpose()
+}
+
+/// Whether a secret or restricted key acts on live data: <https://docs.stripe.com/keys>.
+fn is_live(key: &str) -> bool {
+    key.starts_with("sk_live_") || key.starts_with("rk_live_")
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 fn number<T>(
@@ -513,6 +532,37 @@ mod tests {
         assert_eq!(config("", None), Mode::Any);
         let defaults = Options::default().server().unwrap();
         assert_eq!((defaults.mode, defaults.trust), (Mode::Any, ConnectTrust::None));
+    }
+
+    #[test]
+    fn a_signature_cannot_be_valid_for_longer_than_a_day() {
+        let server =
+            |secs: &str| Options { signature_tolerance_secs: Some(secs.to_owned()), ..Options::default() }.server();
+        assert_eq!(server("86400").unwrap().tolerance_secs, 86_400);
+        for wrong in ["86401", "4294967295", "0"] {
+            assert!(server(wrong).unwrap_err().to_string().starts_with("SIGNATURE_TOLERANCE_SECS: "));
+        }
+    }
+
+    #[test]
+    fn a_live_key_stays_on_this_machine_or_goes_over_https_and_no_password_is_shown() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let stripe = |key: &str, base: &str| {
+            let (key, base) = (Some(key.to_owned()), Some(base.to_owned()));
+            Options { stripe_secret_key: key, stripe_api_base: base, ..Options::default() }.server()
+        };
+        for base in ["https://proxy.test", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"] {
+            assert!(stripe("sk_live_1", base).is_ok(), "{base}");
+        }
+        assert!(stripe("sk_test_1", "http://stripe-mock:12111").is_ok());
+        for key in ["sk_live_1", "rk_live_1"] {
+            for base in ["http://stripe-mock:12111", "http://192.0.2.1", "http://localhost.evil.test"] {
+                let problem = stripe(key, base).unwrap_err().to_string();
+                assert!(problem.starts_with("STRIPE_API_BASE: ") && !problem.contains(key), "{problem}");
+            }
+        }
+        let problem = stripe("sk_test_1", "ftp://user:password@proxy.test").unwrap_err().to_string();
+        assert!(problem.starts_with("STRIPE_API_BASE: ") && !problem.contains("password"), "{problem}");
     }
 
     #[test]

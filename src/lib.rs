@@ -11,13 +11,12 @@
 //! 7. [`db`] holds one query per function, the pool, and the migrations.
 //!
 //! Around them: [`config`] reads the environment, [`server`] starts and stops the server, [`cli`] holds the commands of
-//! the command line, [`logging`] writes the log, [`metrics`] counts, [`descriptors`] bounds the number of clients. Where nothing
-//! is configured, [`dev_postgres`] keeps the secrets and runs a private PostgreSQL.
+//! the command line, [`logging`] writes the log, [`metrics`] counts. Where nothing is configured,
+//! [`dev_postgres`] keeps the secrets and runs a private PostgreSQL.
 
 pub mod cli;
 pub mod config;
 pub mod db;
-pub mod descriptors;
 pub mod dev_postgres;
 pub mod handlers;
 pub mod http;

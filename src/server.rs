@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use crate::config::Config;
 use crate::db::connect::Target;
 use crate::db::{installation, migrations, pool};
-use crate::descriptors;
 use crate::handlers::{Handlers, Policy};
-use crate::http::{self, Budget, State};
+use crate::http::limits::{self, Budget, Connections, ParsingBudget};
+use crate::http::{self, State};
 use crate::service::{Parts, Service};
 
 /// The most that requests under way get to finish once the server is told to stop, in seconds.
@@ -30,8 +30,11 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// How many connections may wait to be accepted: a sender whose burst is larger tries again a second later.
 const BACKLOG: u32 = 1_024;
 
-/// How many bodies of the largest size may be in memory at once.
-const LARGEST_BODIES: usize = 32;
+/// How many bodies of the largest size may be in memory at once; one peer may have half of them.
+const LARGEST_BODIES: usize = 64;
+
+/// How many events of the largest size may be parsed at once.
+const LARGEST_PARSED: usize = 4;
 
 /// A server that is bound to its address.
 pub struct Application {
@@ -71,7 +74,8 @@ impl std::fmt::Debug for Application {
 /// The service over `database`, as it is configured. All its work will run on the runtime that this is called on.
 pub fn service(config: &Config, database: Target) -> Service {
     Service::new(Parts {
-        pool: pool::build(database, config.pool_size, config.pool_timeout),
+        pool: pool::build(database.clone(), config.pool_size, config.pool_timeout),
+        reserve: pool::build_reserve(database, config.pool_timeout),
         pool_size: config.pool_size,
         queue_timeout: config.pool_timeout,
         stripe: config.stripe.clone(),
@@ -118,23 +122,25 @@ impl Application {
             admin_token: config.admin_token,
             body_limit: config.body_limit,
             body_budget: Budget::of(config.body_limit.saturating_mul(LARGEST_BODIES)),
+            parsing_budget: ParsingBudget::of(config.body_limit.saturating_mul(LARGEST_PARSED), config.body_timeout),
             body_timeout: config.body_timeout,
         });
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let connections = descriptors::connections(config.pool_size);
+        let max_connections = limits::max_connections(config.pool_size);
+        let connections = Connections::new(max_connections);
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
                 .wrap(from_fn(http::assign))
-                .wrap(from_fn(http::mark_busy))
+                .wrap(from_fn(limits::mark_busy))
                 .configure(http::routes)
         })
         .workers(workers)
         .backlog(BACKLOG)
-        .max_connections(connections.div_ceil(workers))
+        .max_connections(max_connections.div_ceil(workers))
         .client_request_timeout(HEAD_LIMIT)
         .keep_alive(config.keep_alive)
-        .on_connect(http::on_connect(config.keep_alive + HEAD_LIMIT))
+        .on_connect(connections.on_connect(config.keep_alive + HEAD_LIMIT))
         .disable_signals()
         .shutdown_timeout(STOP_LIMIT_SECS)
         .bind(config.bind_addr)

@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
+use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Bool, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
-use super::schema::{account_customers, accounts, customer_links};
+use super::schema::{account_customers, accounts, customer_links, subscriptions};
 
 /// A row of `accounts`.
 #[derive(Clone, Debug, Queryable, Selectable)]
@@ -104,16 +105,6 @@ pub async fn keep_local_plan(conn: &mut Conn, id: Uuid, plan: &str) -> QueryResu
         .await
 }
 
-/// The customers beyond the one that stands in the account itself, oldest link first.
-pub async fn further_customers(conn: &mut Conn, id: Uuid) -> QueryResult<Vec<String>> {
-    account_customers::table
-        .filter(account_customers::account_id.eq(id))
-        .order((account_customers::created_at, account_customers::stripe_customer_id))
-        .select(account_customers::stripe_customer_id)
-        .load(conn)
-        .await
-}
-
 /// Links a further customer.
 pub async fn insert_further_customer(conn: &mut Conn, id: Uuid, customer: &str) -> QueryResult<usize> {
     diesel::insert_into(account_customers::table)
@@ -125,4 +116,53 @@ pub async fn insert_further_customer(conn: &mut Conn, id: Uuid, customer: &str) 
 /// Takes a customer out of the further ones.
 pub async fn delete_further_customer(conn: &mut Conn, customer: &str) -> QueryResult<usize> {
     diesel::delete(account_customers::table.find(customer)).execute(conn).await
+}
+
+/// The accounts to which a Stripe id belongs (a customer's, an account's in place of a customer, or a subscription's),
+/// and the account that has `id` itself.
+pub async fn with_id(conn: &mut Conn, stripe_id: &str, id: Option<Uuid>) -> QueryResult<Vec<Uuid>> {
+    let by_customer = accounts::table.filter(accounts::stripe_customer_id.eq(stripe_id)).select(accounts::id);
+    let by_further_customer = account_customers::table
+        .filter(account_customers::stripe_customer_id.eq(stripe_id))
+        .select(account_customers::account_id);
+    let by_subscription = subscriptions::table
+        .filter(subscriptions::stripe_subscription_id.eq(stripe_id))
+        .select(subscriptions::account_id);
+    let by_id = accounts::table.filter(accounts::id.nullable().eq(id)).select(accounts::id);
+    by_customer.union(by_further_customer).union(by_subscription).union(by_id).load(conn).await
+}
+
+/// At most `limit` accounts, newest first, from behind `after`. With `text`, only those whose name contains it, in any
+/// case, or whose id is one of `ids`.
+pub async fn page(
+    conn: &mut Conn,
+    text: Option<&str>,
+    ids: &[Uuid],
+    after: Option<&Row>,
+    limit: i64,
+) -> QueryResult<Vec<Row>> {
+    let mut query = accounts::table.select(Row::as_select()).into_boxed();
+    if let Some(text) = text {
+        let in_name = sql::<Bool>("position(lower(").bind::<Text, _>(text).sql(") IN lower(name)) > 0");
+        query = query.filter(in_name.or(accounts::id.eq_any(ids)));
+    }
+    if let Some(after) = after {
+        let is_behind = sql::<Bool>("(created_at, id) < (")
+            .bind::<Timestamptz, _>(after.created_at)
+            .sql(", ")
+            .bind::<SqlUuid, _>(after.id)
+            .sql(")");
+        query = query.filter(is_behind);
+    }
+    query.order((accounts::created_at.desc(), accounts::id.desc())).limit(limit).load(conn).await
+}
+
+/// The further customers of these accounts, each with its account, oldest link first.
+pub async fn further_customers_of(conn: &mut Conn, ids: &[Uuid]) -> QueryResult<Vec<(Uuid, String)>> {
+    account_customers::table
+        .filter(account_customers::account_id.eq_any(ids))
+        .order((account_customers::created_at, account_customers::stripe_customer_id))
+        .select((account_customers::account_id, account_customers::stripe_customer_id))
+        .load(conn)
+        .await
 }

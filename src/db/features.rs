@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::prelude::*;
-use diesel::sql_types::{Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -65,18 +65,20 @@ pub async fn insert(conn: &mut Conn, customer: &str, new: &[Feature]) -> QueryRe
     diesel::insert_into(features::table).values(rows).execute(conn).await
 }
 
-/// The lookup keys of an account's features, over all its customers, in the order of the alphabet.
-pub async fn of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<Vec<String>> {
+/// The lookup keys of these accounts' features, each with its account, in order.
+pub async fn of_accounts(conn: &mut Conn, account_ids: &[Uuid]) -> QueryResult<Vec<(Uuid, String)>> {
     #[derive(QueryableByName)]
     struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        account_id: Uuid,
         #[diesel(sql_type = Text)]
         lookup_key: String,
     }
     let rows: Vec<Row> = diesel::sql_query(
-        "SELECT lookup_key FROM account_features WHERE account_id = $1 ORDER BY lookup_key COLLATE \"C\"",
+        "SELECT account_id, lookup_key FROM account_features WHERE account_id = ANY($1) ORDER BY lookup_key COLLATE \"C\"",
     )
-    .bind::<SqlUuid, _>(account_id)
+    .bind::<Array<SqlUuid>, _>(account_ids)
     .load(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| row.lookup_key).collect())
+    Ok(rows.into_iter().map(|row| (row.account_id, row.lookup_key)).collect())
 }

@@ -26,6 +26,7 @@ pub mod raw_json;
 pub mod schema;
 pub mod schema_name;
 pub mod search;
+pub mod sessions;
 pub mod sqlstate;
 pub mod subscriptions;
 mod tls;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bb8::ManageConnection;
 use diesel::result::ConnectionError;
-use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use thiserror::Error;
 
 use super::connect::Target;
@@ -41,6 +41,8 @@ pub struct Manager {
     /// Grows each time a connection is found closed; older connections are not handed out any more. A restarted
     /// database closes all of them, and each would otherwise fail one request.
     generation: Arc<AtomicU64>,
+    /// Whether each connection is tested with a round trip before it is handed out.
+    is_tested: bool,
 }
 
 /// A connection of the pool.
@@ -105,9 +107,11 @@ impl ManageConnection for Manager {
         Ok(Connection { conn, first_error, _driver: driver, generation, current: self.generation.clone() })
     }
 
-    /// Without a round trip: whether it is known to be closed.
     async fn is_valid(&self, conn: &mut Connection) -> Result<(), ConnectError> {
-        if conn.is_retired() || conn.conn.is_broken() { Err(ConnectError::Closed) } else { Ok(()) }
+        let is_closed = conn.is_retired()
+            || conn.conn.is_broken()
+            || (self.is_tested && conn.conn.batch_execute("SELECT 1").await.is_err());
+        if is_closed { Err(ConnectError::Closed) } else { Ok(()) }
     }
 
     fn has_broken(&self, conn: &mut Connection) -> bool {
@@ -117,7 +121,18 @@ impl ManageConnection for Manager {
 
 /// A pool of at most `size` connections, each waited for at most `timeout`. Opens none yet.
 pub fn build(target: Target, size: u32, timeout: Duration) -> Pool {
-    let manager = Manager { target, generation: Arc::default() };
+    build_with(target, size, timeout, false)
+}
+
+/// Connections beside the pool, for health checks and sessions of admins: deliveries that wait for locks cannot take
+/// them, and whoever asks for these cannot keep deliveries waiting. Each is tested before it is handed out.
+pub fn build_reserve(target: Target, timeout: Duration) -> Pool {
+    const SIZE: u32 = 2;
+    build_with(target, SIZE, timeout, true)
+}
+
+fn build_with(target: Target, size: u32, timeout: Duration, is_tested: bool) -> Pool {
+    let manager = Manager { target, generation: Arc::default(), is_tested };
     Pool::builder().max_size(size).connection_timeout(timeout).error_sink(Box::new(LogErrors)).build_unchecked(manager)
 }
 

@@ -71,6 +71,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    admin_sessions (id_hash) {
+        id_hash -> Bytea,
+        created_at -> Timestamptz,
+        expires_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     event_failures (id) {
         id -> Int8,
         event_id -> Text,
@@ -160,6 +168,7 @@ diesel::joinable!(subscriptions -> accounts (account_id));
 diesel::allow_tables_to_appear_in_same_query!(
     account_customers,
     accounts,
+    admin_sessions,
     change_push,
     change_push_accounts,
     customer_feature_states,

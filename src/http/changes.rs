@@ -17,8 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::auth::Admin;
-use super::connection::Connection;
-use super::disconnect::client_gone;
+use super::limits::{client_gone, touch};
 use super::{ApiError, State, openapi};
 use crate::db::changes::Change;
 use crate::service::{ChangePage, ChangeReader};
@@ -178,9 +177,7 @@ struct Streaming {
 fn events(streaming: Streaming) -> impl Stream<Item = Result<Bytes, Infallible>> {
     stream::unfold(streaming, |mut streaming| async move {
         // A connection whose client takes something is not idle; one whose client takes nothing is closed in time.
-        if let Some(connection) = streaming.request.conn_data::<Connection>() {
-            connection.touch();
-        }
+        touch(&streaming.request);
         let text = streaming.next().await?;
         Some((Ok(Bytes::from(text)), streaming))
     })

@@ -49,8 +49,11 @@ pub enum ApiError {
     #[error("no ADMIN_TOKEN is configured, so nobody is an admin")]
     Forbidden,
     /// 403.
-    #[error("another site may change nothing with a session's cookie: send the session's token as X-CSRF-Token")]
-    CsrfTokenMissing,
+    #[error("a page of another origin may not change anything with this session")]
+    ForeignOrigin,
+    /// 403.
+    #[error("the form does not contain the CSRF token of this session")]
+    WrongCsrfToken,
     /// 404.
     #[error("there is no {0}")]
     NotFound(&'static str),
@@ -85,7 +88,7 @@ impl ApiError {
             Self::InvalidPayload(_) => ("invalid_payload", StatusCode::BAD_REQUEST),
             Self::InvalidRequest(_) => ("invalid_request", StatusCode::BAD_REQUEST),
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED),
-            Self::Forbidden | Self::CsrfTokenMissing => ("forbidden", StatusCode::FORBIDDEN),
+            Self::Forbidden | Self::ForeignOrigin | Self::WrongCsrfToken => ("forbidden", StatusCode::FORBIDDEN),
             Self::NotFound(_) => ("not_found", StatusCode::NOT_FOUND),
             Self::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
             Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::accounts::check_text;
 use super::auth::Admin;
-use super::views::{Event, Events, Recorded, Status};
+use super::responses::{Event, Events, Recorded, Status};
 use super::{ApiError, State, openapi, request_id};
 use crate::db::listing::Filter;
 use crate::service::{Replayed, ServiceError};
@@ -85,7 +85,8 @@ pub async fn list(
     Ok(HttpResponse::Ok().json(Events::from(page)))
 }
 
-fn limit(given: Option<&str>) -> Result<u8, ApiError> {
+/// The size of a list's page.
+pub(super) fn limit(given: Option<&str>) -> Result<u8, ApiError> {
     match given.map(str::parse::<u8>) {
         None => Ok(DEFAULT_LIMIT),
         Some(Ok(limit @ 1..=100)) => Ok(limit),

@@ -4,28 +4,25 @@
 mod accounts;
 mod admin;
 mod auth;
-mod body;
-mod budget;
 mod changes;
-mod connection;
-mod disconnect;
 mod error;
 mod events;
 mod health;
+pub mod limits;
 mod metrics;
 mod openapi;
 mod request_id;
+mod responses;
 mod routes;
-mod views;
 mod webhook;
 
 use std::time::Duration;
 
-pub use budget::Budget;
-pub use connection::{mark_busy, on_connect};
 pub use error::ApiError;
 pub use request_id::assign;
 pub use routes::routes;
+
+use limits::{Budget, ParsingBudget};
 
 use crate::secret::Secret;
 use crate::service::Service;
@@ -46,8 +43,10 @@ pub struct State {
     pub admin_token: Option<Secret>,
     /// Bytes.
     pub body_limit: usize,
-    /// What all bodies together may take of the memory.
+    /// The memory that all bodies together may take.
     pub body_budget: Budget,
+    /// The memory that large events may take once they are parsed.
+    pub parsing_budget: ParsingBudget,
     /// The most that a body may take to arrive.
     pub body_timeout: Duration,
 }

@@ -17,7 +17,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use super::error::ErrorView;
-use super::{accounts, changes, error, events, health, metrics, views, webhook};
+use super::{accounts, changes, error, events, health, metrics, responses, webhook};
 
 /// The cookie that `/admin` sets.
 const SESSION_COOKIE: &str = "subledger_session";
@@ -52,7 +52,8 @@ const ERRORS: [ErrorKind; 12] = [
         name: "Forbidden",
         status: StatusCode::FORBIDDEN,
         codes: &["forbidden"],
-        description: "No `ADMIN_TOKEN` is configured, so nobody is an admin",
+        description: "No `ADMIN_TOKEN` is configured, so nobody is an admin; or a page of another origin made a request \
+                      that would change something with a session's cookie",
         headers: NO_HEADERS,
     },
     ErrorKind {
@@ -212,16 +213,18 @@ pub struct StripeEvent {
         events::list,
         events::show,
         events::replay,
+        accounts::list,
         accounts::create,
         accounts::show,
         accounts::change,
+        accounts::unlink,
         changes::list,
         changes::stream,
         metrics::show,
         page,
         show,
     ),
-    components(schemas(error::ErrorView, views::Status)),
+    components(schemas(error::ErrorView, responses::Status)),
     modifiers(&Rest),
 )]
 struct Api;
@@ -251,7 +254,7 @@ impl Modify for Rest {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten()
+    [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
 }
 
 /// `GET /admin`. Its errors are HTML for whoever accepts that, and otherwise like all others.

@@ -1,8 +1,8 @@
-//! Gives every request an id, which is in the answer's `X-Request-Id` and in what is logged about the request.
+//! Headers of every answer: `X-Request-Id`, which also stands in each log line about the request, and `Cache-Control`.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use uuid::Uuid;
@@ -16,7 +16,8 @@ tokio::task_local! {
     static CURRENT: String;
 }
 
-/// Middleware: assigns the id. One that the client sends is not taken: it would be in our log.
+/// Middleware: assigns the id, ignoring one that the client sends, and keeps answers out of caches unless they say
+/// otherwise. Most hold personal data, and the rest (health) is only true when it is sent.
 ///
 /// # Errors
 /// Only those of the service that it wraps.
@@ -24,13 +25,17 @@ pub async fn assign<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> R
     let id = Uuid::new_v4().simple().to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = CURRENT.scope(id.clone(), next.call(request)).await?;
+    let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(HEADER.clone(), value);
+        headers.insert(HEADER.clone(), value);
+    }
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(response)
 }
 
-/// The id of the request that this task is about, for what does not see the request itself.
+/// The id of the request that this task handles, for code that does not see the request itself.
 pub fn current() -> String {
     CURRENT.try_with(Clone::clone).unwrap_or_default()
 }

@@ -4,9 +4,9 @@ use std::future::ready;
 
 use actix_web::guard::{Any, Get, Head};
 use actix_web::http::Method;
-use actix_web::http::header::ALLOW;
+use actix_web::http::header::{ACCEPT, ALLOW, ContentType, LOCATION};
 use actix_web::web::{self, PathConfig, ServiceConfig};
-use actix_web::{FromRequest, Handler, Resource, Responder, ResponseError, Route};
+use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, ResponseError, Route};
 
 use super::{ApiError, WEBHOOK_PATH, accounts, admin, changes, error, events, health, metrics, openapi, webhook};
 
@@ -16,7 +16,23 @@ pub fn routes(config: &mut ServiceConfig) {
     for endpoint in endpoints() {
         config.service(endpoint.into_resource());
     }
+    config.service(web::resource("/").route(web::route().guard(Any(Get()).or(Head())).to(root)).default_service(
+        web::to(|| ready(ApiError::MethodNotAllowed.error_response().customize().insert_header((ALLOW, "GET, HEAD")))),
+    ));
     config.configure(admin::routes).default_service(web::to(error::not_found));
+}
+
+/// `GET /`: leads browsers to the page, and tells others what this is.
+async fn root(request: HttpRequest) -> HttpResponse {
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accept.contains("text/html") {
+        return HttpResponse::SeeOther().insert_header((LOCATION, "/admin")).finish();
+    }
+    HttpResponse::Ok().content_type(ContentType::plaintext()).body(format!(
+        "subledger {}\n\n/admin         the page for people\n/openapi.json  this API\n/health        whether events can be \
+         applied\n{WEBHOOK_PATH}  where Stripe delivers\n",
+        env!("CARGO_PKG_VERSION")
+    ))
 }
 
 fn endpoints() -> Vec<Endpoint> {
@@ -27,10 +43,11 @@ fn endpoints() -> Vec<Endpoint> {
         Endpoint::at("/events").get(events::list),
         Endpoint::at("/events/{id}").get(events::show),
         Endpoint::at("/events/{id}/replay").on(Method::POST, events::replay),
-        Endpoint::at("/api/v1/accounts").on(Method::POST, accounts::create),
+        Endpoint::at("/api/v1/accounts").get(accounts::list).on(Method::POST, accounts::create),
         Endpoint::at("/api/v1/accounts/{id}").get(accounts::show).on(Method::PATCH, accounts::change),
         Endpoint::at("/api/v1/changes").get(changes::list),
         Endpoint::at("/api/v1/changes/stream").get(changes::stream),
+        Endpoint::at("/api/v1/accounts/{id}/customers/{customer}").on(Method::DELETE, accounts::unlink),
         Endpoint::at("/metrics").get(metrics::show),
         Endpoint::at("/openapi.json").get(openapi::show),
     ]

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use actix_web::web::{Data, Payload};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use chrono::{DateTime, Utc};
 
-use super::views::Recorded as RecordedView;
-use super::{ApiError, State, body, disconnect, openapi, request_id};
+use super::responses::Recorded as RecordedView;
+use super::{ApiError, State, limits, openapi, request_id};
 use crate::handlers::Outcome;
 use crate::metrics::{FailureReason, Metrics};
 use crate::service::{Recorded, ServiceError};
@@ -42,7 +42,7 @@ pub async fn receive(request: HttpRequest, payload: Payload, state: Data<State>)
         result = state.service.apply(event) => result,
         // Dropping the other branch gives the transaction up. The next delivery finds everything as if this one had
         // never come; or is a duplicate, where the commit was under way or others shared it.
-        () = disconnect::client_gone(&request) => return Err(ApiError::Unavailable),
+        () = limits::client_gone(&request) => return Err(ApiError::Unavailable),
     };
     delivery.end(&result);
     match result {
@@ -60,8 +60,13 @@ async fn read(request: &HttpRequest, payload: Payload, state: &State) -> Result<
         ApiError::from(error)
     };
     let header = signature_header(request).map_err(refused)?;
-    let body = body::read(request, payload, state.body_limit, state.body_timeout).await?;
+    let body = limits::read(request, payload, state.body_limit, state.body_timeout).await?;
+    let length = body.len();
     let verified = verify(header, body, &state.webhook_secrets, state.tolerance_secs, Utc::now()).map_err(refused)?;
+    limits::trust(request);
+    // Kept until the request is answered.
+    let share = state.parsing_budget.share(length).await?;
+    request.extensions_mut().insert(share);
     Ok(Event::parse(&verified)?)
 }
 

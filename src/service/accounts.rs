@@ -270,3 +270,65 @@ fn written(error: WriteError) -> HandlerError {
         WriteError::AlreadyRecorded => HandlerError::Gone("an event"),
     }
 }
+
+/// A customer to unlink from an account. What the customer's events did stays: its subscriptions remain with the account
+/// and follow their events; events of further subscriptions are parked until the customer is linked again.
+#[derive(Clone, Debug)]
+pub struct Unlinking {
+    /// The account.
+    pub id: Uuid,
+    /// A new name for the account.
+    pub name: Option<String>,
+    /// The customer; `None` for the one that stands in the account itself, if there is one.
+    pub customer: Option<Customer>,
+}
+
+/// The result of unlinking a customer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlinked {
+    /// The customer is not linked to the account any more.
+    Done,
+    /// There is no such account.
+    NotFound,
+    /// The customer was not linked to the account.
+    NotLinked,
+}
+
+impl Change for Unlinking {
+    type Output = Unlinked;
+
+    async fn run(&self, conn: &mut Conn, _: &mut Work, is_retry: bool) -> Result<End<Unlinked>, HandlerError> {
+        let Some(account) = accounts::lock(conn, self.id).await? else {
+            return Ok(End::Rollback(Unlinked::NotFound));
+        };
+        let own = account.stripe_customer_id.as_deref();
+        if let Some(customer) = self.customer.as_deref() {
+            if accounts::of_customer(conn, customer).await? != Some(self.id) {
+                // An earlier run may have unlinked it, its answer being lost.
+                return Ok(End::Rollback(if is_retry { Unlinked::Done } else { Unlinked::NotLinked }));
+            }
+            accounts::delete_further_customer(conn, customer).await?;
+        }
+        if self.customer.is_none() || self.customer.as_deref() == own {
+            accounts::set_customer(conn, self.id, None).await?;
+        }
+        if let Some(name) = &self.name {
+            accounts::set_name(conn, self.id, name).await?;
+        }
+        Ok(End::Commit(Unlinked::Done))
+    }
+
+    fn refused(_: &diesel::result::Error) -> Option<Unlinked> {
+        None
+    }
+}
+
+impl Service {
+    /// Unlinks a customer from an account.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: nothing was committed.
+    pub async fn unlink_customer(&self, unlinking: Unlinking) -> Result<Unlinked, ServiceError> {
+        self.change(unlinking).await
+    }
+}

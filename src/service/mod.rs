@@ -10,6 +10,7 @@ mod entitlement;
 mod error;
 mod fill_columns;
 mod group_commit;
+mod health;
 mod history;
 mod items;
 mod overview;
@@ -18,6 +19,7 @@ mod push;
 mod read;
 mod replay;
 mod search;
+mod sessions;
 mod turns;
 mod upkeep;
 mod writes;
@@ -28,20 +30,23 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-pub use accounts::{AccountChange, Customer, Linked, NewAccount};
+pub use accounts::{AccountChange, Customer, Linked, NewAccount, Unlinked, Unlinking};
 pub use apply::Recorded;
 pub use changes::{ChangePage, ChangeReader};
 pub use drift::{Comparison, Difference};
 pub use error::ServiceError;
+pub use health::DatabaseState;
 pub use overview::{CHART_DAYS, CHART_HOURS, COUNT_LIMIT, LAG_EVENTS, Overview};
 pub use push::{PendingChanges, Push};
-pub use read::{AccountView, DatabaseState, EventPage, EventView};
+pub use read::{AccountPage, AccountView, EventPage, EventView};
 pub use replay::Replayed;
 pub use search::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
+pub use sessions::SessionId;
 pub use upkeep::{Prunable, Replayable};
 
 use error::AttemptError;
 use group_commit::GroupCommit;
+use health::LastCheck;
 use turns::Turns;
 use writes::Room;
 
@@ -56,6 +61,8 @@ pub struct Parts {
     pub pool: Pool,
     /// How many there are at most.
     pub pool_size: u32,
+    /// Further ones for health checks and admins' sessions.
+    pub reserve: Pool,
     /// How long an event waits in the queue behind those that came before it, at most.
     pub queue_timeout: Duration,
     /// Stripe's API; `None` without a key, and then nothing calls out.
@@ -85,6 +92,7 @@ struct Inner {
     turns: Turns,
     finished_hours: overview::FinishedHours,
     feed: changes::Feed,
+    health: LastCheck,
 }
 
 impl std::fmt::Debug for Service {
@@ -114,6 +122,7 @@ impl Service {
             turns,
             finished_hours: Default::default(),
             feed: Default::default(),
+            health: LastCheck::default(),
         });
         // Weak: the workers end when the service is dropped.
         let weak = Arc::downgrade(&inner);

@@ -1,12 +1,15 @@
-//! What can be read: one event, one account, and how the database is.
+//! What can be read: events and accounts.
 
+use std::cmp::Reverse;
+
+use diesel::QueryResult;
 use uuid::Uuid;
 
-use super::{HEALTH_LIMIT, READ_LIMIT, Service, ServiceError};
+use super::{READ_LIMIT, Service, ServiceError};
 use crate::db::entitlements::{self, Entitlement};
 use crate::db::failures::Failure;
 use crate::db::listing::{Filter, Listed};
-use crate::db::{accounts, events, failures, features, listing, migrations, subscriptions};
+use crate::db::{Conn, accounts, events, failures, features, listing, subscriptions};
 
 /// One event, with its failed attempts.
 #[derive(Clone, Debug)]
@@ -28,6 +31,15 @@ pub struct EventPage {
     pub has_more: bool,
 }
 
+/// Some of the accounts, newest first.
+#[derive(Clone, Debug)]
+pub struct AccountPage {
+    /// The accounts.
+    pub accounts: Vec<AccountView>,
+    /// Whether there are older ones.
+    pub has_more: bool,
+}
+
 /// One account, with all that belongs to it.
 #[derive(Clone, Debug)]
 pub struct AccountView {
@@ -41,19 +53,6 @@ pub struct AccountView {
     pub features: Vec<String>,
     /// What it is entitled to.
     pub entitlement: Entitlement,
-}
-
-/// How the database is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DatabaseState {
-    /// It answers, and the migrations have run.
-    Ok,
-    /// It answers, but a migration is pending.
-    MigrationPending,
-    /// It answers, but takes no writes: it is read-only, or its disk is full.
-    Unwritable,
-    /// It does not answer.
-    Away,
 }
 
 impl Service {
@@ -126,18 +125,79 @@ impl Service {
         let service = self.clone();
         self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
-            let Some(account) = accounts::find(&mut conn, id).await? else {
-                return Ok(None);
+            let row = accounts::find(&mut conn, id).await?;
+            Ok(service.account_views(&mut conn, row.into_iter().collect()).await?.pop())
+        })
+        .await
+    }
+
+    /// At most `limit` accounts, newest first, from behind the account `after`; `None` if there is no such account.
+    /// With `text`, only those whose name contains it or that have it as an id, their own or one of Stripe's.
+    ///
+    /// # Errors
+    /// [`ServiceError`] if the database does not answer.
+    pub async fn accounts(
+        &self,
+        text: Option<String>,
+        after: Option<Uuid>,
+        limit: u8,
+    ) -> Result<Option<AccountPage>, ServiceError> {
+        let service = self.clone();
+        self.read(READ_LIMIT, async move {
+            let mut conn = service.connection().await?;
+            let after = match after {
+                None => None,
+                Some(id) => match accounts::find(&mut conn, id).await? {
+                    None => return Ok(None),
+                    found => found,
+                },
             };
-            let mut customers: Vec<_> = account.stripe_customer_id.iter().cloned().collect();
-            customers.extend(accounts::further_customers(&mut conn, id).await?);
-            let subscriptions = subscriptions::of_account(&mut conn, id).await?;
-            let features = features::of_account(&mut conn, id).await?;
-            let entitlement = entitlements::of_accounts(&mut conn, &[id]).await?.into_iter().next();
+            let ids = match &text {
+                None => Vec::new(),
+                Some(text) => accounts::with_id(&mut conn, text, Uuid::try_parse(text).ok()).await?,
+            };
+            let limit = usize::from(limit);
+            // One more than asked for tells whether there are more.
+            let more = limit as i64 + 1;
+            let mut rows = accounts::page(&mut conn, text.as_deref(), &ids, after.as_ref(), more).await?;
+            let has_more = rows.len() > limit;
+            rows.truncate(limit);
+            Ok(Some(AccountPage { accounts: service.account_views(&mut conn, rows).await?, has_more }))
+        })
+        .await
+    }
+
+    /// Adds to accounts what belongs to them, with one query for each table.
+    async fn account_views(&self, conn: &mut Conn, rows: Vec<accounts::Row>) -> QueryResult<Vec<AccountView>> {
+        let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+        let further_customers = accounts::further_customers_of(conn, &ids).await?;
+        let mut subscriptions = subscriptions::of_subscriptions_or_accounts(conn, &[], &ids).await?;
+        subscriptions.sort_by_key(|row| (Reverse(row.created_at), row.id));
+        let features = features::of_accounts(conn, &ids).await?;
+        let entitlements = entitlements::of_accounts(conn, &ids).await?;
+        let view = |account: accounts::Row| {
             // Absent only if the account was deleted just now.
-            let view =
-                entitlement.map(|entitlement| AccountView { account, customers, subscriptions, features, entitlement });
-            Ok(view)
+            let entitlement = entitlements.iter().find(|entitlement| entitlement.account_id == account.id)?.clone();
+            let own = further_customers.iter().filter(|(id, _)| *id == account.id).map(|(_, customer)| customer);
+            let customers = account.stripe_customer_id.iter().chain(own).cloned().collect();
+            let own = subscriptions.iter().filter(|row| row.account_id == account.id);
+            let subscriptions: Vec<_> = own.cloned().collect();
+            let own = features.iter().filter(|(id, _)| *id == account.id);
+            let features = own.map(|(_, lookup_key)| lookup_key.clone()).collect();
+            Some(AccountView { account, customers, subscriptions, features, entitlement })
+        };
+        Ok(rows.into_iter().filter_map(view).collect())
+    }
+
+    /// The name of the account with this id.
+    ///
+    /// # Errors
+    /// [`ServiceError`] if the database does not answer.
+    pub async fn account_name(&self, id: Uuid) -> Result<Option<String>, ServiceError> {
+        let service = self.clone();
+        self.read(READ_LIMIT, async move {
+            let mut conn = service.connection().await?;
+            Ok(accounts::find(&mut conn, id).await?.map(|account| account.name))
         })
         .await
     }
@@ -156,25 +216,5 @@ impl Service {
             Ok(())
         })
         .await
-    }
-
-    /// How the database is, asked now.
-    pub async fn database_state(&self) -> DatabaseState {
-        let service = self.clone();
-        let asked = self.read(HEALTH_LIMIT, async move {
-            let mut conn = service.connection().await?;
-            if migrations::is_pending(&mut conn).await? {
-                return Ok(DatabaseState::MigrationPending);
-            }
-            let takes_writes = service.takes_writes(&mut conn).await?;
-            Ok(if takes_writes { DatabaseState::Ok } else { DatabaseState::Unwritable })
-        });
-        match asked.await {
-            Ok(state) => state,
-            Err(error) => {
-                log::warn!("health: the database does not answer: {}", error.chain());
-                DatabaseState::Away
-            }
-        }
     }
 }

@@ -1,17 +1,14 @@
 //! The page for people over HTTP: who gets in, what a form must bring, what each page holds.
 
-use chrono::Utc;
-use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::{ACCEPT, AUTHORIZATION, COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::json;
-use sha2::Sha256;
 use url::form_urlencoded;
 
 use crate::support::app::{ADMIN_TOKEN, answer};
 use crate::support::database::Database;
-use crate::support::events::subscription;
+use crate::support::events::{created, subscription};
 use crate::support::world::{SCRIPT, break_subscriptions, mend_subscriptions, populate};
 use crate::support::{Event, Settings, TestApp};
 
@@ -160,49 +157,74 @@ async fn a_login_form_is_good_only_in_the_browser_it_was_shown_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_forged_expired_or_of_another_token_is_none() {
+async fn a_session_ends_at_logout_with_its_time_and_with_its_token_on_every_replica() {
     let app = TestApp::start().await;
+    let replica = TestApp::start_beside(&app, Settings::default()).await;
+    let other_token = Settings { admin_token: Some("another token"), ..Settings::default() };
+    let other = TestApp::start_beside(&app, other_token).await;
     let mut visitor = Visitor::logged_in(&app).await;
     let session = visitor.session().to_owned();
-    let parts: Vec<_> = session.split('.').map(str::to_owned).collect();
-    let (expires, nonce) = (parts[0].parse::<i64>().unwrap(), &parts[1]);
-    let now = Utc::now().timestamp();
-    assert!((now + 43_190..=now + 43_200).contains(&expires));
-    // What this test signs is what the server signs, so that the refusals below have one reason each.
-    assert_eq!(sealed(ADMIN_TOKEN, expires, nonce), session);
-    let longer = session.replacen(&parts[0], &(expires + 1).to_string(), 1);
-    for forged in [
-        longer,
-        format!("{}.{}.", parts[0], parts[1]),
-        sealed("another token", now + 100, nonce),
-        sealed(ADMIN_TOKEN, now - 1, nonce),
-        String::new(),
-    ] {
-        visitor.set_session(forged.clone());
-        assert_eq!(visitor.get("/admin").await.status, 401, "{forged}");
+    for (app, status) in [(&app, 200), (&replica, 200), (&other, 401)] {
+        assert_eq!(status_with(app, &session).await, status);
     }
-    visitor.set_session(sealed(ADMIN_TOKEN, now + 100, nonce));
-    assert_eq!(visitor.get("/admin").await.status, 200);
+    for forged in ["", "0", &session[1..], &session.replace(&session[..2], "zz"), &"0".repeat(64)] {
+        assert_eq!(status_with(&app, forged).await, 401, "{forged}");
+    }
+    // The database has no more than a hash.
+    let stored = app.one("SELECT encode(id_hash, 'hex'), expires_at - now() > '11 hours' FROM admin_sessions").await;
+    assert!(stored.get::<_, String>(0) != session && stored.get::<_, bool>(1));
+    assert_eq!(status_with(&app, &stored.get::<_, String>(0)).await, 401);
 
-    // It outlives the server, but not the token.
-    let settings = Settings { admin_token: Some("another token"), ..Settings::default() };
-    let (same, other) = (TestApp::start().await, TestApp::start_with(settings, None).await);
-    for (app, status) in [(&same, 200), (&other, 401)] {
-        let mut visitor = Visitor::new(app);
-        visitor.set_session(session.clone());
-        assert_eq!(visitor.get("/admin").await.status, status);
+    let mut second = Visitor::logged_in(&replica).await;
+    let csrf = second.get("/admin").await.field("csrf");
+    assert_eq!(second.post("/admin/logout", &[("csrf", &csrf)]).await.status, 303);
+    assert_eq!(status_with(&app, &session).await, 200, "the other session goes on");
+    let csrf = visitor.get("/admin").await.field("csrf");
+    assert_eq!(visitor.post("/admin/logout", &[("csrf", &csrf)]).await.status, 303);
+    for app in [&app, &replica] {
+        assert_eq!(status_with(app, &session).await, 401, "whoever kept the cookie");
     }
+    assert_eq!(app.count("admin_sessions").await, 0);
+
+    let expiring = Visitor::logged_in(&app).await.session().to_owned();
+    app.execute("UPDATE admin_sessions SET expires_at = now()").await;
+    assert_eq!(status_with(&app, &expiring).await, 401);
+    Visitor::logged_in(&app).await;
+    assert_eq!(app.count("admin_sessions").await, 1, "what has expired is deleted");
 }
 
-fn sealed(token: &str, expires: i64, nonce: &str) -> String {
-    let hmac = |key: &[u8], text: &[u8]| {
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
-        mac.update(text);
-        mac.finalize().into_bytes().to_vec()
-    };
-    let key = hmac(token.as_bytes(), b"subledger subledger_session key");
-    let claim = format!("{expires}.{nonce}");
-    format!("{claim}.{}", hex::encode(hmac(&key, claim.as_bytes())))
+async fn status_with(app: &TestApp, session: &str) -> u16 {
+    let mut visitor = Visitor::new(app);
+    visitor.set_session(session.to_owned());
+    visitor.get("/admin").await.status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_stranger_gets_depends_on_the_admin_token() {
+    // Two servers with one token: anything derived from it alone, or with what the stranger sends, would be the same.
+    let app = TestApp::start().await;
+    let mut visitor = Visitor::new(&app);
+    let page = visitor.get("/admin").await;
+    let key = visitor.cookies[0].1.clone();
+    let other_token = Settings { admin_token: Some("another token"), ..Settings::default() };
+    let other = TestApp::start_with(other_token, None).await;
+    let mut same_cookie = Visitor::new(&other);
+    same_cookie.cookies.clone_from(&visitor.cookies);
+    let same = same_cookie.get("/admin").await;
+    assert_eq!(same.field("csrf"), page.field("csrf"), "the form's token comes from the cookie alone");
+    assert_eq!(same_cookie.cookies[0].1, key);
+    assert_ne!(Visitor::new(&app).get("/admin").await.field("csrf"), page.field("csrf"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_kilobytes_of_session_cookies_are_not_looked_at() {
+    let app = TestApp::start().await;
+    let visitor = Visitor::logged_in(&app).await;
+    let good = format!("subledger_session={}", visitor.session());
+    let wrong = format!("subledger_session={}", "0".repeat(64));
+    let ask = async |cookie: String| answer(app.http.get(app.url("/events")).header(COOKIE, cookie)).await.status;
+    assert_eq!(ask(format!("{wrong}; {good}")).await, 200);
+    assert_eq!(ask(format!("{}; {good}", vec![wrong.as_str(); 1_200].join("; "))).await, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,19 +249,45 @@ async fn the_cookie_opens_the_json_routes_but_not_for_another_site() {
     let ask = |method, path: &str| app.http.request(method, app.url(path)).header(COOKIE, &cookie);
     assert_eq!(answer(ask(Method::GET, "/events")).await.status, 200);
     let create = || ask(Method::POST, "/api/v1/accounts").json(&json!({"name": "Acme"}));
-    let cross_site = || create().header("Sec-Fetch-Site", "cross-site");
-    for refused in
-        [cross_site(), cross_site().header("X-CSRF-Token", "wrong"), create().header("X-CSRF-Token", "wrong")]
-    {
-        let refused = answer(refused).await;
-        assert_eq!((refused.status, refused.error_code()), (403, "forbidden"));
+    let own = format!("http://{}", app.address);
+    for (name, value) in [
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Site", "same-site"),
+        ("Origin", "https://evil.test"),
+        ("Origin", "null"),
+        ("Origin", "http://127.0.0.1:1"),
+        ("Origin", &own.replace("127.0.0.1", "localhost")),
+    ] {
+        let with_token = create().header("X-CSRF-Token", &csrf);
+        for request in [create(), with_token, ask(Method::POST, "/events/evt_1/replay")] {
+            let refused = answer(request.header(name, value)).await;
+            assert_eq!((refused.status, refused.error_code()), (403, "forbidden"), "{name}: {value}");
+        }
+        let form = visitor.http.post(app.url("/admin/logout")).header(name, value).body(format!("csrf={csrf}"));
+        assert_eq!(visitor.send(form).await.status, 403, "{name}: {value}");
+        let login = Visitor::new(&app).send(app.http.post(app.url("/admin/login")).header(name, value)).await;
+        assert_eq!(login.status, 403, "{name}: {value}");
+        assert_eq!(answer(ask(Method::GET, "/events").header(name, value)).await.status, 200, "it changes nothing");
+        // The token itself is nothing that a browser adds.
+        let token = app.http.post(app.url("/events/evt_1/replay")).bearer_auth(ADMIN_TOKEN).header(name, value);
+        assert_eq!(answer(token).await.status, 404);
     }
-    let replay = answer(ask(Method::POST, "/events/evt_1/replay").header("Sec-Fetch-Site", "same-site")).await;
-    assert_eq!((replay.status, replay.error_code()), (403, "forbidden"));
-    assert_eq!(app.count("accounts").await, 0);
-    assert_eq!(answer(cross_site().header("X-CSRF-Token", &csrf)).await.status, 201);
+    assert_eq!((app.count("accounts").await, app.count("admin_sessions").await), (0, 1));
     assert_eq!(answer(create()).await.status, 201);
-    assert_eq!(answer(create().header("Sec-Fetch-Site", "same-origin")).await.status, 201);
+    assert_eq!(answer(create().header("Sec-Fetch-Site", "same-origin").header("Origin", &own)).await.status, 201);
+    // What a form of another origin can send is no JSON.
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json"] {
+        let request = ask(Method::POST, "/api/v1/accounts").header("Content-Type", content_type);
+        let refused = answer(request.body(r#"{"name": "Acme"}"#)).await;
+        assert_eq!((refused.status, refused.error_code()), (400, "invalid_request"), "{content_type}");
+    }
+    let by_token =
+        app.http.post(app.url("/api/v1/accounts")).bearer_auth(ADMIN_TOKEN).header("Content-Type", "text/plain");
+    assert_eq!(answer(by_token.body(r#"{"name": "Acme"}"#)).await.error_code(), "invalid_request");
+    let untyped = answer(ask(Method::POST, "/api/v1/accounts").body(r#"{"name": "Acme"}"#)).await;
+    assert_eq!((untyped.status, untyped.error_code()), (400, "invalid_request"));
+    let typed = ask(Method::POST, "/api/v1/accounts").header("Content-Type", "Application/JSON; charset=utf-8");
+    assert_eq!(answer(typed.body(r#"{"name": "Acme"}"#)).await.status, 201);
     // A token that is sent decides, and a wrong one is not made good by a cookie.
     let wrong = answer(ask(Method::GET, "/events").header(AUTHORIZATION, "Bearer wrong")).await;
     assert_eq!((wrong.status, wrong.error_code()), (401, "unauthorized"));
@@ -279,13 +327,22 @@ async fn every_answer_carries_the_security_headers() {
     visitor = Visitor::logged_in(&app).await;
     let event = format!("/admin/events/{}", world.hostile);
     let account = format!("/admin/accounts/{}", world.account);
-    let paths = ["/admin", "/admin/events", &event, &account, "/admin/search?q=none", "/admin/nothing", "/admin/login"];
+    let paths = [
+        "/admin",
+        "/admin/events",
+        "/admin/accounts",
+        &event,
+        &account,
+        "/admin/search?q=none",
+        "/admin/nothing",
+        "/admin/login",
+    ];
     for path in paths {
         pages.push(visitor.get(path).await);
     }
     pages.push(visitor.post("/admin/events", &[]).await);
     let statuses: Vec<_> = pages.iter().map(|page| page.status).collect();
-    assert_eq!(statuses, [401, 400, 200, 200, 200, 200, 404, 404, 303, 405]);
+    assert_eq!(statuses, [401, 400, 200, 200, 200, 200, 200, 404, 404, 303, 405]);
     for page in pages {
         let header = |name: &str| page.headers[name].to_str().unwrap().to_owned();
         let policy = header("content-security-policy");
@@ -334,6 +391,8 @@ async fn what_others_wrote_is_shown_and_never_run() {
         format!("/admin/events/{encoded}"),
         "/admin/events/evt_2".to_owned(),
         format!("/admin/accounts/{account}"),
+        "/admin/accounts".to_owned(),
+        format!("/admin/accounts?q={query}"),
         format!("/admin/search?q=none{query}"),
     ];
     for path in paths {
@@ -462,6 +521,15 @@ async fn a_parked_event_is_applied_by_linking_its_customer() {
     let page = visitor.get("/admin/events/evt_1").await;
     page.has("Its customer belongs to no account yet.");
     let csrf = page.field("csrf");
+    for asked in [account.to_string(), "ACM".to_owned()] {
+        let page = visitor.get(&format!("/admin/events/evt_1/link?account={asked}")).await;
+        page.has("Link this customer?");
+        page.has(&format!(">Acme</a> <span class=\"id\">{account}</span>"));
+        page.has(&format!("name=\"account\" value=\"{account}\""));
+    }
+    visitor.get("/admin/events/evt_1/link?account=Umbrella").await.has("No account matches");
+    assert_eq!(visitor.get("/admin/events/evt_1/link").await.location(), "/admin/events/evt_1");
+    assert_eq!(app.event_row("evt_1").await["outcome"], "parked", "looking links nothing");
     let nobody = "9dd0bb5d-0000-4000-8000-000000000000";
     for wrong in ["", "x", nobody] {
         let page = visitor.post("/admin/events/evt_1/link", &[("csrf", &csrf), ("account", wrong)]).await;
@@ -473,6 +541,75 @@ async fn a_parked_event_is_applied_by_linking_its_customer() {
     assert_eq!(app.subscription("sub_1").await["account_id"], json!(account));
     let page = visitor.post("/admin/events/evt_1/link", &[("csrf", &csrf), ("account", &taken.to_string())]).await;
     assert_eq!(page.location(), "/admin/events/evt_1?done=taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_is_unlinked_from_the_accounts_page_after_asking_back() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    let mut visitor = Visitor::logged_in(&app).await;
+    let path = format!("/admin/accounts/{account}");
+    let page = visitor.get(&path).await;
+    let unlink = format!("{path}/unlink?customer=cus_1");
+    page.has(&format!("href=\"{unlink}\""));
+    let asked = visitor.get(&unlink).await;
+    asked.has("Unlink this customer?");
+    asked.has(&format!("<span class=\"id\">cus_1</span> from <a href=\"{path}\">Acme</a>"));
+    let csrf = asked.field("csrf");
+    let form = format!("{path}/unlink");
+    assert_eq!(visitor.post(&form, &[("csrf", "wrong"), ("customer", "cus_1")]).await.status, 403);
+    assert_eq!(app.count("accounts WHERE stripe_customer_id = 'cus_1'").await, 1);
+    for (customer, done) in
+        [("cus_2", "not-linked"), ("cus_1", "unlinked"), ("cus_1", "not-linked"), ("\0", "not-linked")]
+    {
+        let answer = visitor.post(&form, &[("csrf", &csrf), ("customer", customer)]).await;
+        assert_eq!(answer.location(), format!("{path}?done={done}"), "{customer}");
+    }
+    visitor.get(&format!("{path}?done=unlinked")).await.has("The customer is unlinked.");
+    assert_eq!(app.count("accounts WHERE stripe_customer_id IS NULL").await, 1);
+    assert_eq!(visitor.get(&unlink).await.location(), path, "there is nothing to ask");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_are_found_and_paged_through() {
+    let app = TestApp::start().await;
+    let mut visitor = Visitor::logged_in(&app).await;
+    visitor.get("/admin/accounts").await.has("No account yet");
+    app.execute("INSERT INTO accounts (name, stripe_customer_id) SELECT 'Acme ' || n, 'cus_' || n FROM generate_series(1, 120) n").await;
+    let (mut rows, mut next) = (0, Some("/admin/accounts?q=acme".to_owned()));
+    while let Some(path) = next {
+        let page = visitor.get(&path).await;
+        rows += page.body.matches("data-label=\"Account\"").count();
+        let older = page.body.split_once("rel=\"next\" href=\"").map(|(_, rest)| rest.split('"').next().unwrap());
+        next = older.map(|path| path.replace("&#38;", "&").replace("&amp;", "&"));
+    }
+    assert_eq!(rows, 120);
+    let one = visitor.get("/admin/accounts?q=%20cus_7%20").await;
+    assert_eq!(one.body.matches("data-label=\"Account\"").count(), 1);
+    one.has(">Acme 7</a>");
+    visitor.get("/admin/accounts?q=Umbrella").await.has("No account matches");
+    assert_eq!(visitor.get("/admin/accounts?starting_after=x").await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_account_in_an_incident_says_that_what_it_shows_may_be_out_of_date() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    break_subscriptions(&app).await;
+    let mut event = created("evt_1", 100, subscription("sub_1", "cus_1", "active", 5));
+    assert_eq!(app.deliver(&event).await.status, 500);
+    let mut visitor = Visitor::logged_in(&app).await;
+    let path = format!("/admin/accounts/{account}");
+    visitor.get(&path).await.has("1 event of this account is failing");
+    mend_subscriptions(&app).await;
+    event.0["id"] = json!("evt_2");
+    let item = &mut event.0["data"]["object"]["items"]["data"][0];
+    (item["current_period_start"], item["current_period_end"]) = (json!(1_000_000), json!(2_000_000));
+    assert_eq!(app.deliver(&event).await.outcome(), "applied");
+    let page = visitor.get(&path).await;
+    page.has("<h2>Entitled</h2>");
+    page.has("This end has passed");
+    page.has("verdict is-parked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -521,6 +658,11 @@ async fn the_overview_counts_what_came_and_stands_when_the_database_does_not() {
     let page = visitor.get("/admin").await;
     assert_eq!(page.status, 503);
     page.has("The database does not answer");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let overview = pending.http.get(pending.url("/admin")).bearer_auth(ADMIN_TOKEN).header(ACCEPT, "text/html");
+    let overview = overview.send().await.unwrap();
+    assert_eq!(overview.status(), 503);
+    assert!(overview.text().await.unwrap().contains("PostgreSQL runs and DATABASE_URL leads to it"));
     assert_eq!(visitor.get("/admin/events").await.status, 503);
 }
 

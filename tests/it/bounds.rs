@@ -30,7 +30,10 @@ async fn an_event_of_127_levels_is_kept_and_a_deeper_one_is_refused() {
     // An account's body is bounded in the same way, before its names are looked at.
     let deep = format!(r#"{{"name":"x","more":{}{}}}"#, "[".repeat(400_000), "]".repeat(400_000));
     let request = app.http.post(app.url("/api/v1/accounts")).bearer_auth(ADMIN_TOKEN);
-    assert_eq!(answer(request.body(deep)).await.error_code(), "invalid_request");
+    assert_eq!(
+        answer(request.header("Content-Type", "application/json").body(deep)).await.error_code(),
+        "invalid_request"
+    );
     assert_eq!((app.count("stripe_events").await, app.count("accounts").await), (1, 0));
 }
 
@@ -122,4 +125,36 @@ async fn a_head_that_never_ends_is_not_waited_for() {
     let closed = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut received)).await;
     assert!(closed.is_ok(), "still open after {:?}", started.elapsed());
     assert!(received.starts_with(b"HTTP/1.1 408 "), "{:?}", String::from_utf8_lossy(&received));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deeply_nested_event_makes_no_large_page() {
+    let app = TestApp::start().await;
+    let wide = vec!["1"; 400_000].join(",");
+    let deep = format!(r#"{{"id":"evt_1","type":"x","a":{}{wide}{}}}"#, "[".repeat(120), "]".repeat(120));
+    let quotes = format!(r#"{{"id":"evt_2","type":"x","a":"{}"}}"#, r#"\""#.repeat(400_000));
+    for (id, body) in [("evt_1", deep), ("evt_2", quotes)] {
+        assert_eq!(app.deliver_bytes(body.into_bytes()).await.outcome(), "ignored");
+        let page = app.http.get(app.url(&format!("/admin/events/{id}"))).bearer_auth(ADMIN_TOKEN);
+        let page = page.send().await.unwrap().text().await.unwrap();
+        assert!(page.len() < 3 << 20, "{id}: {} bytes", page.len());
+        assert!(page.contains("This is its beginning.") && page.contains(&format!("href=\"/events/{id}\"")));
+    }
+    // An ordinary one is shown whole.
+    app.deliver(created("evt_3", 1, subscription("sub_1", "cus_1", "active", 5))).await;
+    let page = app.http.get(app.url("/admin/events/evt_3")).bearer_auth(ADMIN_TOKEN).send().await.unwrap();
+    assert!(!page.text().await.unwrap().contains("This is its beginning."));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_leads_people_to_the_page_and_tells_programs_what_this_is() {
+    let app = TestApp::start().await;
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let browser = http.get(app.url("/")).header("Accept", "text/html,*/*;q=0.8").send().await.unwrap();
+    assert_eq!((browser.status().as_u16(), &browser.headers()["location"]), (303, &"/admin".parse().unwrap()));
+    let program = http.get(app.url("/")).send().await.unwrap();
+    assert_eq!(program.status(), 200);
+    assert!(program.text().await.unwrap().contains("/api/v1/webhooks/stripe"));
+    let posted = answer(http.post(app.url("/"))).await;
+    assert_eq!((posted.status, posted.error_code()), (405, "method_not_allowed"));
 }

@@ -95,14 +95,14 @@ async fn every_page_fits_its_window_and_can_be_read_in_light_and_dark() {
         browser.open(app.url(&path)).await;
         look(&browser, name).await;
     }
-    // Of the same host, so with the same cookie; of the same token, so with the same session.
     browser.open(empty.url("/admin")).await;
+    log_in(&browser).await;
     look(&browser, "empty").await;
     browser.open(empty.url("/admin/events")).await;
     look(&browser, "empty-events").await;
 }
 
-fn pages(world: &World) -> [(&'static str, String); 8] {
+fn pages(world: &World) -> [(&'static str, String); 11] {
     [
         ("overview", "/admin".to_owned()),
         ("events", "/admin/events".to_owned()),
@@ -111,6 +111,9 @@ fn pages(world: &World) -> [(&'static str, String); 8] {
         ("event-failing", format!("/admin/events/{}", world.failing)),
         ("event-parked", format!("/admin/events/{}", world.parked)),
         ("account", format!("/admin/accounts/{}", world.account)),
+        ("accounts", "/admin/accounts".to_owned()),
+        ("link", format!("/admin/events/{}/link?account=north", world.parked)),
+        ("unlink", format!("/admin/accounts/{}/unlink?customer=cus_TqB7mYk2hVd9Zs", world.account)),
         ("not-found", "/admin/search?q=evt_1SPw4tLdgr4Fx9QzR8nVYxTeevt_1SPw4tLdgr4Fx9QzR8nVYxTe".to_owned()),
     ]
 }

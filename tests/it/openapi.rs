@@ -12,6 +12,8 @@ use crate::support::{Document, Event, Raw, Settings, TestApp};
 
 const WEBHOOK: &str = "/api/v1/webhooks/stripe";
 
+const CUSTOMER: &str = "/api/v1/accounts/{id}/customers/{customer}";
+
 /// Documented answers that cannot be provoked from outside.
 const UNPROVOKED: [(&str, &str, &str); 1] = [("get", "/metrics", "500")];
 
@@ -34,7 +36,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn url(&self) -> String {
-        self.path.replace("{id}", self.id)
+        self.path.replace("{id}", self.id).replace("{customer}", "cus_1")
     }
 
     fn request(&self) -> reqwest::RequestBuilder {
@@ -160,8 +162,10 @@ async fn the_parameters_bounds_are_those_that_hold() {
         json!({"name": "Acme", "id": null, "stripe_customer_id": null}),
         json!({"name": "Acme", "id": "acme"}),
         json!({"name": "Acme", "stripe_customer_id": ""}),
-        json!({"name": "Acme", "stripe_customer_id": "c".repeat(255)}),
-        json!({"name": "Acme", "stripe_customer_id": "c".repeat(256)}),
+        json!({"name": "Acme", "stripe_customer_id": format!("cus_{}", "c".repeat(251))}),
+        json!({"name": "Acme", "stripe_customer_id": format!("cus_{}", "c".repeat(252))}),
+        json!({"name": "Acme", "stripe_customer_id": "acct_1"}),
+        json!({"name": "Acme", "stripe_customer_id": "sub_1"}),
         json!({"name": "Acme", "colour": "red"}),
     ] {
         let expected = if document.problems(new_account, &body).is_empty() { 201 } else { 400 };
@@ -252,6 +256,10 @@ async fn successes(app: &TestApp, document: &mut Document) {
     }
     call("get", "/api/v1/accounts/{id}", account).with(document, 200, None).await;
     call("patch", "/api/v1/accounts/{id}", account).with(document, 200, Some(json!({"name": "Acme 2"}))).await;
+    call("get", "/api/v1/accounts", "").with(document, 200, None).await;
+    call("delete", CUSTOMER, account).with(document, 200, None).await;
+    let again = Some(json!({"stripe_customer_id": "cus_1"}));
+    call("patch", "/api/v1/accounts/{id}", account).with(document, 200, again).await;
     for path in ["/health", "/health/live", "/metrics", "/openapi.json"] {
         call("get", path, "").with(document, 200, None).await;
     }
@@ -264,16 +272,21 @@ async fn refusals(app: &TestApp, document: &mut Document) {
     let operations: Vec<_> =
         document.operations().map(|(method, path, _)| (method.to_owned(), path.to_owned())).collect();
     for (method, path) in operations.iter().filter(|(_, path)| !ELSEWHERE.contains(&path.as_str())) {
-        let delete = Call { app, method: "delete", path, id: "evt_1" }.request();
-        call(method, path, "").hold(document, 405, sent(delete).await);
+        let wrong = if path == CUSTOMER { "put" } else { "delete" };
+        let wrong = Call { app, method: wrong, path, id: "evt_1" }.request();
+        call(method, path, "").hold(document, 405, sent(wrong).await);
     }
-    for (path, id, query) in
-        [("/events", "", "limit=0"), ("/api/v1/changes", "", "limit=0"), ("/api/v1/accounts/{id}", nobody, "at=now")]
-    {
+    for (path, id, query) in [
+        ("/events", "", "limit=0"),
+        ("/api/v1/accounts", "", "limit=0"),
+        ("/api/v1/changes", "", "limit=0"),
+        ("/api/v1/accounts/{id}", nobody, "at=now"),
+    ] {
         let call = call("get", path, id);
         let url = app.url(&format!("{}?{query}", call.url()));
         call.hold(document, 400, sent(app.http.get(url).bearer_auth(ADMIN_TOKEN)).await);
     }
+    call("delete", CUSTOMER, nobody).with(document, 404, None).await;
     call("get", "/events/{id}", "evt_nobody").with(document, 404, None).await;
     call("post", "/events/{id}/replay", "evt_nobody").with(document, 404, None).await;
     call("get", "/api/v1/accounts/{id}", nobody).with(document, 404, None).await;
@@ -325,6 +338,8 @@ async fn break_everything(app: &TestApp, document: &mut Document, id: &str, stat
     call("get", "/events/{id}").with(document, status, None).await;
     call("post", "/events/{id}/replay").with(document, status, None).await;
     call("post", "/api/v1/accounts").with(document, status, name.clone()).await;
+    call("get", "/api/v1/accounts").with(document, status, None).await;
     call("get", "/api/v1/accounts/{id}").with(document, status, None).await;
     call("patch", "/api/v1/accounts/{id}").with(document, status, name).await;
+    call("delete", CUSTOMER).with(document, status, None).await;
 }

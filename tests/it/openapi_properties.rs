@@ -155,7 +155,7 @@ fn other_methods_and_other_paths_have_the_one_form_of_error() {
         "[A-Z]{1,12}".prop_filter("opens a tunnel, or has no body", |method| method != "CONNECT" && method != "HEAD"),
     ];
     let path = prop_oneof![
-        2 => select(paths).prop_map(|path| path.replace("{id}", "evt_0")),
+        2 => select(paths).prop_map(|path| path.replace("{id}", "evt_0").replace("{customer}", "cus_1")),
         1 => "/[!$-.0-;=@-Z_a-z~/]{0,60}".prop_filter("the page has errors of its own", |path| !path.starts_with("/admin")),
         1 => (1_000..30_000_usize).prop_map(|length| format!("/{}", "x/".repeat(length / 2))),
     ];

@@ -24,6 +24,7 @@ fn service_with(database: &Database, pool_size: u32, handlers: impl Handle + 'st
         pool: pool::build(database.target(), pool_size, Duration::from_secs(2)),
         pool_size,
         queue_timeout: Duration::from_secs(2),
+        reserve: pool::build_reserve(database.target(), Duration::from_secs(2)),
         stripe: None,
         policy: Policy::default(),
         handlers: Arc::new(handlers),

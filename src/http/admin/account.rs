@@ -1,29 +1,35 @@
-//! One account: whether it is entitled and why, its customers, its subscriptions, its story.
+//! One account: whether it is entitled and why, its customers and unlinking one, its subscriptions, its story.
 
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Path, Query};
+use actix_web::web::{Data, Path, Payload, Query};
+use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::changes::ChangeRow;
 use super::error::PageError;
-use super::page::{Here, Page, Viewer, html};
+use super::format::{Badge, EventRow, When, account_path, event_path};
+use super::page::{Done, Here, Notice, Page, Viewer, form, html, see_other};
 use super::paging::{Paging, SubscriptionsQuery, page_of};
-use super::show::{Badge, EventRow, When, event_path};
 use crate::db::subscriptions::Row;
 use crate::http::{ApiError, State};
-use crate::service::{AccountView, Story};
+use crate::service::{AccountView, Story, Unlinked, Unlinking};
 
 #[derive(Template)]
 #[template(path = "account.html")]
 struct AccountPage {
     page: Page,
+    notice: Option<Notice>,
     id: Uuid,
     name: String,
     created: When,
+    /// How many of its events fail, if any: what stands here may lack what they say.
+    failing: Option<String>,
+    /// Whether the account is entitled until a time that has passed.
+    is_overdue: bool,
     entitled: bool,
     tone: &'static str,
     reason: String,
@@ -89,17 +95,29 @@ pub async fn show(
     viewer: Viewer,
     id: Path<String>,
     query: Result<Query<SubscriptionsQuery>, actix_web::Error>,
+    done: Result<Query<Done>, actix_web::Error>,
     state: Data<State>,
 ) -> Result<HttpResponse, PageError> {
-    let unknown = ApiError::NotFound("account with this id");
-    let Ok(id) = Uuid::try_parse(&id) else { return Err(unknown.into()) };
-    let view = state.service.account(id).await.map_err(ApiError::of_request)?.ok_or(unknown)?;
+    let view = find(&state, &id).await?;
+    let id = view.account.id;
     let (view, story) = state.service.story_of_account(view).await.map_err(ApiError::of_request)?;
     let query = query.map(Query::into_inner).unwrap_or_default();
+    let done = done.map(Query::into_inner).unwrap_or_default();
     let changes = state.service.changes_of_account(id).await.map_err(ApiError::of_request)?;
     let now = Utc::now();
-    let page = account_page(&viewer, view, &story, query, now);
+    let page = account_page(&viewer, view, &story, query, &done, now);
     Ok(html(StatusCode::OK, &AccountPage { history: ChangeRow::all(&changes, now), ..page }))
+}
+
+async fn find(state: &State, id: &str) -> Result<AccountView, PageError> {
+    let unknown = ApiError::NotFound("account with this id");
+    let Ok(id) = Uuid::try_parse(id) else { return Err(unknown.into()) };
+    Ok(state.service.account(id).await.map_err(ApiError::of_request)?.ok_or(unknown)?)
+}
+
+fn name_of(view: &AccountView) -> String {
+    let name = &view.account.name;
+    if name.trim().is_empty() { "Account without a name".to_owned() } else { name.clone() }
 }
 
 fn account_page(
@@ -107,18 +125,32 @@ fn account_page(
     view: AccountView,
     story: &Story,
     query: SubscriptionsQuery,
+    done: &Done,
     now: DateTime<Utc>,
 ) -> AccountPage {
+    let name = name_of(&view);
     let AccountView { account, customers, subscriptions, features, entitlement } = view;
     let (subscriptions, paging) = page_of(account.id, subscriptions, query);
-    let name = if account.name.trim().is_empty() { "Account without a name".to_owned() } else { account.name };
+    let failing = story.events.iter().filter(|event| event.status == "failed").count();
+    let is_overdue = entitlement.entitled && entitlement.until.is_some_and(|until| until < now);
     AccountPage {
-        page: viewer.page(name.clone(), Here::Elsewhere),
+        page: viewer.page(name.clone(), Here::Accounts),
+        notice: notice(done),
         id: account.id,
         name,
         created: When::new(account.created_at, now),
+        failing: match failing {
+            0 => None,
+            1 => Some("1 event of this account is failing".to_owned()),
+            more => Some(format!("{more} events of this account are failing")),
+        },
+        is_overdue,
         entitled: entitlement.entitled,
-        tone: if entitlement.entitled { "applied" } else { "failed" },
+        tone: match (entitlement.entitled, is_overdue || failing > 0) {
+            (true, false) => "applied",
+            (true, true) => "parked",
+            (false, _) => "failed",
+        },
         reason: entitlement.reason,
         plan: entitlement.plan,
         seat_limit: entitlement.seat_limit,
@@ -133,6 +165,80 @@ fn account_page(
         story: EventRow::all(&story.events, now),
         story_is_cut: story.is_cut,
     }
+}
+
+fn notice(done: &Done) -> Option<Notice> {
+    let (tone, text) = match done.done.as_str() {
+        "unlinked" => ("applied", "The customer is unlinked. What its events did stays."),
+        "not-linked" => ("ignored", "The customer was not linked to this account."),
+        _ => return None,
+    };
+    Some(Notice { tone, text: text.to_owned() })
+}
+
+/// The page that asks back before a customer is unlinked.
+#[derive(Template)]
+#[template(path = "unlink.html")]
+struct UnlinkPage {
+    page: Page,
+    name: String,
+    path: String,
+    customer: String,
+}
+
+/// The query of that page.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct UnlinkQuery {
+    customer: String,
+}
+
+/// `GET /admin/accounts/{id}/unlink`: asks back.
+pub async fn confirm_unlinking(
+    viewer: Viewer,
+    id: Path<String>,
+    query: Result<Query<UnlinkQuery>, actix_web::Error>,
+    state: Data<State>,
+) -> Result<HttpResponse, PageError> {
+    let view = find(&state, &id).await?;
+    let path = account_path(view.account.id);
+    let UnlinkQuery { customer } = query.map(Query::into_inner).unwrap_or_default();
+    if !view.customers.contains(&customer) {
+        return Ok(see_other(&path));
+    }
+    let page = viewer.page("Unlink a customer", Here::Accounts);
+    Ok(html(StatusCode::OK, &UnlinkPage { page, name: name_of(&view), path, customer }))
+}
+
+#[derive(Deserialize)]
+struct UnlinkFields {
+    #[serde(default)]
+    csrf: String,
+    customer: String,
+}
+
+/// `POST /admin/accounts/{id}/unlink`.
+pub async fn unlink(
+    viewer: Viewer,
+    id: Path<String>,
+    request: HttpRequest,
+    payload: Payload,
+    state: Data<State>,
+) -> Result<HttpResponse, PageError> {
+    let UnlinkFields { csrf, customer } = form(&request, payload, &state).await?;
+    viewer.check(&csrf)?;
+    let view = find(&state, &id).await?;
+    let id = view.account.id;
+    let done = if view.customers.contains(&customer) {
+        let unlinking = Unlinking { id, name: None, customer: Some(customer) };
+        match state.service.unlink_customer(unlinking).await.map_err(ApiError::of_request)? {
+            Unlinked::Done => "unlinked",
+            Unlinked::NotFound | Unlinked::NotLinked => "not-linked",
+        }
+    } else {
+        "not-linked"
+    };
+    Ok(see_other(&format!("{}?done={done}", account_path(id))))
 }
 
 fn subscription(row: Row, now: DateTime<Utc>) -> Subscription {

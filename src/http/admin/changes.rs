@@ -9,8 +9,8 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::error::PageError;
+use super::format::{When, account_path, event_path};
 use super::page::{Here, Page, Viewer, form, html, see_other};
-use super::show::{When, account_path, event_path};
 use crate::db::change_push::Queue;
 use crate::db::changes::Change;
 use crate::http::{ApiError, State};

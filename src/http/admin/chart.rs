@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::show::{count, counted};
+use super::format::{count, counted};
 use crate::db::overview::HourCount;
 use crate::service::{CHART_DAYS, CHART_HOURS, Overview};
 

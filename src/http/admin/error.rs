@@ -50,6 +50,11 @@ impl PageError {
                  again, and repeat what you did.",
             ),
             Self::NotThisForm => ("That form cannot be read", "Nothing was changed."),
+            Self::Api(ApiError::ForeignOrigin) => (
+                "That form came from another origin",
+                "Nothing was changed. If this is your own form, a proxy in front of subledger does not pass on the Host \
+                 header: set it, or X-Forwarded-Host, to the host that the browser sees.",
+            ),
             Self::Api(ApiError::Forbidden) => ("Nobody can log in yet", "No admin token is configured."),
             Self::Api(ApiError::NotFound(_)) => (
                 "There is no such page",
@@ -73,7 +78,7 @@ impl PageError {
     pub fn for_programs(&self) -> HttpResponse {
         match self {
             Self::Login(_) => ApiError::Unauthorized.error_response(),
-            Self::StaleForm => ApiError::CsrfTokenMissing.error_response(),
+            Self::StaleForm => ApiError::WrongCsrfToken.error_response(),
             Self::NotThisForm => ApiError::InvalidRequest(self.to_string()).error_response(),
             Self::MethodNotAllowed(allowed) => with_allowed(ApiError::MethodNotAllowed.error_response(), allowed),
             Self::Api(error) => error.error_response(),

@@ -1,5 +1,7 @@
 //! One event: what became of it and why, its payload, its subscription's story; and putting it right.
 
+use std::io;
+
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
@@ -9,10 +11,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::accounts::{AccountRow, account_label};
 use super::error::PageError;
 use super::events;
-use super::page::{Here, Page, Viewer, form, html, see_other};
-use super::show::{Badge, EventRow, When, account_path, encode, event_path, search_path};
+use super::format::{Badge, EventRow, When, account_path, encode, event_path, search_path};
+use super::page::{Done, Here, Notice, Page, Viewer, form, html, see_other};
 use crate::http::events::replay_and_log;
 use crate::http::{ApiError, State};
 use crate::service::{AccountChange, EventView, Linked, Replayed, Story};
@@ -27,28 +30,17 @@ struct EventPage {
     api_version: Option<String>,
     connect_account: Option<String>,
     livemode: bool,
-    account: Option<(Uuid, String)>,
+    /// Its name, or its id if it has none, and its page.
+    account: Option<(String, String)>,
     customer: Option<(String, String)>,
     subscription: Option<(String, String)>,
     json_path: String,
     /// Whether it waits for its customer to be linked, rather than for its subscription.
     can_link: bool,
     attempts: Vec<(When, String)>,
-    payload: Option<String>,
+    payload: Option<Shown>,
     story: Vec<EventRow>,
     story_path: Option<String>,
-}
-
-struct Notice {
-    tone: &'static str,
-    text: String,
-}
-
-/// The query: what was just done.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Done {
-    done: String,
 }
 
 /// `GET /admin/events/{id}`.
@@ -63,12 +55,19 @@ pub async fn show(
         None => None,
         Some(id) => state.service.account_of_customer(id.clone()).await.map_err(ApiError::of_request)?,
     };
+    let account = match view.event.account_id.or(linked) {
+        None => None,
+        Some(id) => {
+            let name = state.service.account_name(id).await.map_err(ApiError::of_request)?;
+            Some((account_label(id, name.unwrap_or_default()), account_path(id)))
+        }
+    };
     let story = match &view.event.subscription_id {
         None => None,
         Some(id) => Some(state.service.story_of_subscription(id.clone()).await.map_err(ApiError::of_request)?),
     };
     let done = done.map(Query::into_inner).unwrap_or_default();
-    let template = event_page(viewer, &view, linked, story.as_ref(), &done);
+    let template = event_page(viewer, &view, account, linked, story.as_ref(), &done);
     Ok(html(StatusCode::OK, &template))
 }
 
@@ -81,7 +80,14 @@ async fn find(state: &State, id: String) -> Result<EventView, PageError> {
     Ok(view.ok_or(ApiError::NotFound("event with this id"))?)
 }
 
-fn event_page(viewer: Viewer, view: &EventView, linked: Option<Uuid>, story: Option<&Story>, done: &Done) -> EventPage {
+fn event_page(
+    viewer: Viewer,
+    view: &EventView,
+    account: Option<(String, String)>,
+    linked: Option<Uuid>,
+    story: Option<&Story>,
+    done: &Done,
+) -> EventPage {
     let (event, now) = (&view.event, Utc::now());
     let row = |event| EventRow::new(event, now);
     let story_events = story.map(|story| story.events.as_slice()).unwrap_or_default();
@@ -94,13 +100,13 @@ fn event_page(viewer: Viewer, view: &EventView, linked: Option<Uuid>, story: Opt
         api_version: event.api_version.clone(),
         connect_account: event.connect_account.clone(),
         livemode: event.livemode,
-        account: event.account_id.or(linked).map(|id| (id, account_path(id))),
+        account,
         customer: event.customer_id.as_ref().map(|id| (id.clone(), search_path(id))),
         subscription: event.subscription_id.as_ref().map(|id| (id.clone(), search_path(id))),
         json_path: format!("/events/{}", encode(&event.id)),
         can_link: event.status == "parked" && event.customer_id.is_some() && linked.is_none(),
         attempts: view.failures.iter().map(|one| (When::new(one.failed_at, now), one.error.clone())).collect(),
-        payload: view.payload.as_deref().map(pretty),
+        payload: view.payload.as_deref().map(Shown::of),
         story: story_events.iter().map(row).map(is_this).collect(),
         story_path: story
             .filter(|story| story.is_cut)
@@ -109,10 +115,48 @@ fn event_page(viewer: Viewer, view: &EventView, linked: Option<Uuid>, story: Opt
     }
 }
 
-/// With lines and indents; as it is where it is no JSON.
-fn pretty(payload: &str) -> String {
-    let value: Result<Value, _> = serde_json::from_str(payload);
-    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| payload.to_owned())
+/// The most that a page shows of a payload, in bytes.
+const SHOWN_BYTES: usize = 256 << 10;
+
+/// A payload, or its beginning.
+struct Shown {
+    text: String,
+    is_cut: bool,
+}
+
+impl Shown {
+    /// With lines and indents. As it was received if it is no JSON, or if the indents would make it too large: those
+    /// of a deeply nested one take a hundred times its size.
+    fn of(payload: &str) -> Self {
+        let mut pretty = Bounded(Vec::new());
+        let value: Result<Value, _> = serde_json::from_str(payload);
+        let text = match value.and_then(|value| serde_json::to_writer_pretty(&mut pretty, &value)) {
+            Ok(()) => String::from_utf8_lossy(&pretty.0).into_owned(),
+            Err(_) => payload.to_owned(),
+        };
+        let mut end = text.len().min(SHOWN_BYTES);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self { is_cut: end < text.len(), text: text[..end].to_owned() }
+    }
+}
+
+/// Takes no more than the page shows.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > SHOWN_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Says what was done, in words that only the event's real status makes: anyone can write a link with a query.
@@ -162,6 +206,54 @@ pub async fn replay(
         Err(_) => "failed",
     };
     Ok(see_other(&format!("{}?done={done}", event_path(&id))))
+}
+
+/// How many accounts are offered to choose from.
+const OFFERED: u8 = 10;
+
+/// The page that asks which account to link a customer to.
+#[derive(Template)]
+#[template(path = "link.html")]
+struct LinkPage {
+    page: Page,
+    customer: String,
+    event_path: String,
+    accounts: Vec<AccountRow>,
+    has_more: bool,
+    text: String,
+}
+
+/// The query of that page.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Wanted {
+    account: String,
+}
+
+/// `GET /admin/events/{id}/link`: names the accounts that were asked for, and asks back before linking.
+pub async fn choose_account(
+    viewer: Viewer,
+    id: Path<String>,
+    wanted: Result<Query<Wanted>, actix_web::Error>,
+    state: Data<State>,
+) -> Result<HttpResponse, PageError> {
+    let event = find(&state, id.into_inner()).await?.event;
+    let wanted = wanted.map(Query::into_inner).unwrap_or_default();
+    let text = wanted.account.replace(char::is_control, "").trim().to_owned();
+    let (Some(customer), false) = (event.customer_id, text.is_empty()) else {
+        return Ok(see_other(&event_path(&event.id)));
+    };
+    let found = state.service.accounts(Some(text.clone()), None, OFFERED).await.map_err(ApiError::of_request)?;
+    let (accounts, has_more) = found.map_or((Vec::new(), false), |page| (page.accounts, page.has_more));
+    let template = LinkPage {
+        page: viewer.page("Link a customer", Here::Events),
+        customer,
+        event_path: event_path(&event.id),
+        accounts: accounts.iter().map(AccountRow::new).collect(),
+        has_more,
+        text,
+    };
+    Ok(html(StatusCode::OK, &template))
 }
 
 #[derive(Deserialize)]

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::chart::STATUSES;
 use super::error::PageError;
+use super::format::{EventRow, encode};
 use super::page::{Here, Page, Viewer, html};
-use super::show::{EventRow, encode};
 use crate::db::listing::Filter;
 use crate::http::{ApiError, State};
 use crate::stripe::NAMED_TYPES;

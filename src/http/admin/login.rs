@@ -5,13 +5,14 @@ use actix_web::http::header::{HeaderValue, SET_COOKIE, WWW_AUTHENTICATE};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
-use chrono::Utc;
 use serde::Deserialize;
 
 use super::error::PageError;
 use super::page::{Here, Page, Viewer, form, html, is_secure, see_other};
 use super::session::{Purpose, Session, cookies, forget_cookie};
+use crate::http::auth::check_origin;
 use crate::http::{ApiError, State};
+use crate::service::SessionId;
 
 /// The page that asks for the admin token.
 #[derive(Debug)]
@@ -58,13 +59,13 @@ impl LoginForm {
         message: Option<&'static str>,
     ) -> Result<Self, ApiError> {
         let state = request.app_data::<Data<State>>().ok_or(ApiError::Internal)?;
-        let token = state.admin_token.as_ref().ok_or(ApiError::Forbidden)?;
-        // A browser with several tabs keeps the form of each good.
-        let known =
-            cookies(request, Purpose::Login).find_map(|value| Session::read(token, Purpose::Login, value, Utc::now()));
-        let session = known.unwrap_or_else(|| Session::start(token, Purpose::Login, Utc::now()));
+        if state.admin_token.is_none() {
+            return Err(ApiError::Forbidden);
+        }
+        // A browser keeps its key, so that the forms in all its tabs stay valid.
+        let id = cookies(request, Purpose::Login).next().unwrap_or_else(SessionId::random);
         Ok(Self {
-            session,
+            session: Session::new(Purpose::Login, id),
             is_secure: is_secure(request),
             next: own_path(next).to_owned(),
             status,
@@ -105,10 +106,10 @@ struct LoginFields {
 /// `POST /admin/login`.
 pub async fn log_in(request: HttpRequest, payload: Payload, state: Data<State>) -> Result<HttpResponse, PageError> {
     let token = state.admin_token.as_ref().ok_or(ApiError::Forbidden)?;
+    check_origin(&request)?;
     let LoginFields { token: given, csrf, next } = form(&request, payload, &state).await?;
-    let is_ours = cookies(&request, Purpose::Login)
-        .filter_map(|value| Session::read(token, Purpose::Login, value, Utc::now()))
-        .any(|session| session.csrf_matches(csrf.as_bytes()));
+    let is_ours =
+        cookies(&request, Purpose::Login).any(|id| Session::new(Purpose::Login, id).csrf_matches(csrf.as_bytes()));
     if !is_ours {
         let message = "This form had gone stale, or your browser keeps no cookies. Enter the token once more.";
         return Err(LoginForm::again(&request, &next, StatusCode::FORBIDDEN, message));
@@ -119,7 +120,8 @@ pub async fn log_in(request: HttpRequest, payload: Payload, state: Data<State>) 
         return Err(LoginForm::again(&request, &next, StatusCode::UNAUTHORIZED, "That is not the admin token."));
     }
     let is_secure = is_secure(&request);
-    let session = Session::start(token, Purpose::Admin, Utc::now());
+    let id = state.service.start_session(token, Purpose::Admin.lifetime()).await.map_err(ApiError::of_request)?;
+    let session = Session::new(Purpose::Admin, id);
     let mut response = see_other(own_path(&next));
     for cookie in [session.set_cookie(is_secure), forget_cookie(Purpose::Login, is_secure)] {
         let cookie = cookie.parse().map_err(|_| ApiError::Internal)?;
@@ -143,6 +145,10 @@ pub async fn log_out(
 ) -> Result<HttpResponse, PageError> {
     let LogoutFields { csrf } = form(&request, payload, &state).await?;
     viewer.check(&csrf)?;
+    let token = state.admin_token.as_ref().ok_or(ApiError::Forbidden)?;
+    if let Some(session) = viewer.session() {
+        state.service.end_session(token, session.id()).await.map_err(ApiError::of_request)?;
+    }
     let mut response = see_other("/admin");
     let cookie = forget_cookie(Purpose::Admin, is_secure(&request)).parse().map_err(|_| ApiError::Internal)?;
     response.headers_mut().append(SET_COOKIE, cookie);

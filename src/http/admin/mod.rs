@@ -1,21 +1,22 @@
 //! `/admin`, the page for people. It reads through the service, renders HTML, and works without script.
 //!
 //! One file per page; [`session`] knows who is logged in, [`page`] what all pages share, [`error`] how they fail,
-//! [`show`] how values look. It decides nothing about events.
+//! [`format`] how values look. It decides nothing about events.
 
 mod account;
+mod accounts;
 mod changes;
 mod chart;
 mod error;
 mod event;
 mod events;
+mod format;
 mod login;
 mod overview;
 mod page;
 mod paging;
 mod search;
 pub mod session;
-mod show;
 
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, ServiceConfig};
@@ -35,10 +36,18 @@ pub fn routes(config: &mut ServiceConfig) {
             .service(read_only("/events").route(reading().to(events::show)))
             .service(read_only("/events/{id}").route(reading().to(event::show)))
             .service(form("/events/{id}/replay").route(web::post().to(event::replay)).route(reading().to(event::back)))
-            .service(form("/events/{id}/link").route(web::post().to(event::link)).route(reading().to(event::back)))
+            .service(
+                form("/events/{id}/link").route(web::post().to(event::link)).route(reading().to(event::choose_account)),
+            )
+            .service(read_only("/accounts").route(reading().to(accounts::show)))
             .service(read_only("/accounts/{id}").route(reading().to(account::show)))
             .service(read_only("/changes").route(reading().to(changes::show)))
             .service(form("/changes/retry").route(web::post().to(changes::retry)).route(reading().to(changes::back)))
+            .service(
+                form("/accounts/{id}/unlink")
+                    .route(web::post().to(account::unlink))
+                    .route(reading().to(account::confirm_unlinking)),
+            )
             .default_service(web::to(error::not_found)),
     );
 }

@@ -1,6 +1,6 @@
 //! What all pages share: who looks at them, their frame, their headers, their stylesheet, and reading a form.
 
-use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::LazyLock;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -11,6 +11,7 @@ use actix_web::middleware::Next;
 use actix_web::web::{Payload, Query};
 use actix_web::{Error, FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder};
 use askama::Template;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
@@ -18,7 +19,7 @@ use super::error::PageError;
 use super::login::LoginForm;
 use super::session::Session;
 use crate::http::auth::{Identity, identify};
-use crate::http::{ApiError, State, body};
+use crate::http::{ApiError, State, limits};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -42,8 +43,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Middleware: puts the security headers on every answer, errors too, keeps all but the stylesheet out of caches, and
-/// gives programs their errors as JSON.
+/// Middleware: adds the security headers to every answer, errors too, and gives programs their errors as JSON.
 ///
 /// # Errors
 /// Only those of the service that it wraps.
@@ -59,9 +59,6 @@ pub async fn protect(
     let headers: &mut HeaderMap = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
-    }
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(response)
 }
@@ -87,6 +84,7 @@ pub async fn style() -> HttpResponse {
 pub enum Here {
     Overview,
     Events,
+    Accounts,
     Elsewhere,
 }
 
@@ -133,7 +131,12 @@ impl Viewer {
         Page { csrf, ..Page::new(title, here) }
     }
 
-    /// Refuses a form that does not bring the session's token: another site may have made it.
+    /// The session; `None` if the request brought the admin token itself.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Refuses a form that does not contain the session's CSRF token: another site may have made it.
     ///
     /// # Errors
     /// `StaleForm`.
@@ -146,16 +149,32 @@ impl Viewer {
 
 impl FromRequest for Viewer {
     type Error = PageError;
-    type Future = Ready<Result<Self, PageError>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, PageError>>>>;
 
     fn from_request(request: &HttpRequest, _: &mut dev::Payload) -> Self::Future {
-        ready(match identify(request) {
-            Ok(Identity::Token) => Ok(Self { session: None }),
-            Ok(Identity::Session(session)) => Ok(Self { session: Some(session) }),
-            Err(ApiError::Unauthorized) => Err(LoginForm::for_request(request)),
-            Err(error) => Err(error.into()),
+        let request = request.clone();
+        Box::pin(async move {
+            match identify(&request).await {
+                Ok(Identity::Token) => Ok(Self { session: None }),
+                Ok(Identity::Session(session)) => Ok(Self { session: Some(session) }),
+                Err(ApiError::Unauthorized) => Err(LoginForm::for_request(&request)),
+                Err(error) => Err(error.into()),
+            }
         })
     }
+}
+
+/// The query after a form was sent: what was done.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Done {
+    pub done: String,
+}
+
+/// The result of a form that was sent.
+pub struct Notice {
+    pub tone: &'static str,
+    pub text: String,
 }
 
 /// An answer of this page.
@@ -179,7 +198,7 @@ pub fn see_other(path: &str) -> HttpResponse {
 /// # Errors
 /// Where it is too large, too slow, or not this form.
 pub async fn form<T: DeserializeOwned>(request: &HttpRequest, payload: Payload, state: &State) -> Result<T, PageError> {
-    let body = body::read(request, payload, FORM_LIMIT, state.body_timeout).await?;
+    let body = limits::read(request, payload, FORM_LIMIT, state.body_timeout).await?;
     // A form is encoded as a query is.
     let text = std::str::from_utf8(&body).map_err(|_| PageError::NotThisForm)?;
     Query::from_query(text).map(Query::into_inner).map_err(|_| PageError::NotThisForm)

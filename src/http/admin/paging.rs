@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::show::account_path;
+use super::format::account_path;
 
 /// The number of subscriptions of a page.
 const PAGE_LENGTH: usize = 25;

@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use super::error::PageError;
 use super::events;
+use super::format::{account_path, count, encode, event_path};
 use super::page::{Here, Page, Viewer, html, see_other};
 use super::paging::path_of_position;
-use super::show::{account_path, count, encode, event_path};
 use crate::http::{ApiError, State};
 use crate::service::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH};
 

@@ -13,7 +13,7 @@ use subledger::dev_postgres::PrivatePostgres;
 use tokio_postgres::{Client, NoTls};
 
 use super::load::{Load, Size, has_500};
-use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET, signature};
+use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET, next_check, signature};
 use crate::support::binary::{Server, subledger};
 use crate::support::database::Database;
 use crate::support::events::{created, subscription};
@@ -109,6 +109,7 @@ async fn check_away(server: &Server, number: i64) {
     assert_eq!(answer.status(), 503);
     assert!(answer.headers().contains_key(RETRY_AFTER));
     assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["error"]["code"], "unavailable");
+    next_check().await;
     assert_eq!(health(server).await, 503);
 }
 

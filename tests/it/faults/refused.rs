@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls};
 
-use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET, answer, signature};
+use crate::support::app::{ADMIN_TOKEN, WEBHOOK_SECRET, answer, next_check, signature};
 use crate::support::binary::{Server, subledger};
 use crate::support::events::{subscription, updated};
 use crate::support::{Answer, Event, TestApp};
 
 async fn health(app: &TestApp) -> (u16, String) {
+    next_check().await;
     let health = answer(app.http.get(app.url("/health"))).await;
     (health.status, health.body["database"].as_str().unwrap().to_owned())
 }
@@ -85,6 +86,7 @@ async fn deliver(http: &reqwest::Client, server: &Server, event: &Event) -> Answ
 }
 
 async fn state(http: &reqwest::Client, server: &Server) -> (u16, Value) {
+    next_check().await;
     let health = answer(http.get(server.url("/health"))).await;
     (health.status, health.body["database"].clone())
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::behind_proxy;
-use crate::support::app::answer;
+use crate::support::app::{answer, next_check};
 use crate::support::events::{created, subscription, updated};
 use crate::support::{Settings, TestApp};
 
@@ -36,6 +36,7 @@ async fn a_stall_is_answered_with_503_and_what_was_under_way_goes_on_after_it() 
     };
     let (held, ()) = tokio::join!(held, meanwhile);
     assert_eq!((held.status, held.outcome()), (200, "applied"), "{held:?}");
+    next_check().await;
     assert_eq!(answer(app.http.get(app.url("/health"))).await.status, 200);
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Client, event};
+use super::{Client, event, head};
 use crate::support::binary::Server;
 use crate::support::database::Database;
 
@@ -42,4 +42,25 @@ async fn connections_that_take_every_file_leave_the_database_its_own() {
     drop(crowd);
     let (answer, _) = Client::connect(address).await.deliver(&event(3)).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_on_every_connection_hold_no_delivery_back() {
+    let (folder, database) = (tempfile::tempdir().unwrap(), Database::migrated());
+    let mut command = std::process::Command::new("sh");
+    command.current_dir(folder.path()).env_clear().env("DATABASE_URL", database.url());
+    command.env("STRIPE_WEBHOOK_SECRET", "whsec_test").env("POOL_SIZE", "4");
+    command.args(["-c", "ulimit -n 160 && exec \"$0\"", env!("CARGO_BIN_EXE_subledger")]);
+    let server = Server::start(&mut command);
+    let address: SocketAddr = server.address.parse().unwrap();
+    let slow_body = async || {
+        let mut client = Client::connect(address).await;
+        client.send(head(1_000, "t=1,v1=aa")).await;
+        client
+    };
+    let crowd = join_all((0..60).map(|_| slow_body())).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (answer, took) = Client::connect(address).await.deliver(&event(1)).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && took < Duration::from_secs(5), "{took:?}: {answer}");
+    drop(crowd);
 }

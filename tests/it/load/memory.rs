@@ -52,6 +52,15 @@ async fn large_body(server: SocketAddr) -> Result<Client, String> {
     }
 }
 
+/// A client that has no answer yet, or the answer.
+fn unanswered(client: Client) -> Result<Client, String> {
+    let mut first = [0; 1024];
+    match client.0.try_read(&mut first) {
+        Ok(count) => Err(String::from_utf8_lossy(&first[..count]).into_owned()),
+        Err(_) => Ok(client),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn large_bodies_at_once_take_bounded_memory_and_keep_no_ordinary_event_out() {
     let (folder, database) = (tempfile::tempdir().unwrap(), Database::migrated());
@@ -60,7 +69,10 @@ async fn large_bodies_at_once_take_bounded_memory_and_keep_no_ordinary_event_out
     let before = resident(&server);
     let held = join_all((0..200).map(|_| large_body(address))).await;
     let after = resident(&server);
-    let (held, refused): (Vec<_>, Vec<_>) = held.into_iter().partition(Result::is_ok);
+    // On a slow machine some had arrived for so long that they gave way to later ones, and are told so now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (held, refused): (Vec<_>, Vec<_>) =
+        held.into_iter().map(|body| body.and_then(unanswered)).partition(Result::is_ok);
     // What is free for each body makes it a few more than 32.
     assert!((32..=40).contains(&held.len()), "{} bodies of the largest size are in memory", held.len());
     for answer in refused.into_iter().filter_map(Result::err) {
@@ -104,8 +116,69 @@ async fn a_large_event_keeps_its_share_of_the_memory_until_it_is_answered() {
     };
     let (answers, ()) = tokio::join!(join_all(events.map(|event| app.deliver_bytes(event))), release);
     let (taken, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
-    assert!((1..=6).contains(&refused.len()), "{} are taken, {} refused", taken.len(), refused.len());
+    // A few more where the machine is so slow that bodies count as slow.
+    assert!((1..=12).contains(&refused.len()), "{} are taken, {} refused", taken.len(), refused.len());
     assert!(refused.iter().all(|answer| answer.status == 503 && answer.error_code() == "unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_large_bodies_of_a_stranger_keep_no_large_event_out() {
+    let (folder, database) = (tempfile::tempdir().unwrap(), Database::migrated());
+    let server = start(&folder, &database);
+    let address = server.address.parse().unwrap();
+    let held = join_all((0..60).map(|_| large_body(address))).await;
+    assert!(held.iter().filter(|body| body.is_ok()).count() >= 32, "the peer's whole share is taken");
+    let padding = "x".repeat(300 << 10);
+    let mut client = Client::connect(address).await;
+    for n in 0..5 {
+        let large = event(n).with("padding", json!(padding));
+        let (answer, took) = client.deliver(&large).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && took < Duration::from_secs(2), "{took:?}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_events_of_many_small_parts_take_bounded_memory() {
+    let (folder, database) = (tempfile::tempdir().unwrap(), Database::migrated());
+    let mut command = subledger(folder.path());
+    command.env("DATABASE_URL", database.url()).env("STRIPE_WEBHOOK_SECRET", "whsec_test");
+    // Reading and applying them takes long in a program that is not optimized.
+    command.env("BODY_TIMEOUT_MS", "120000").env("POOL_TIMEOUT_MS", "60000");
+    let server = Server::start(&mut command);
+    let address: SocketAddr = server.address.parse().unwrap();
+    let before = resident(&server);
+    // Made before any connection is opened: signing takes longer than the head of a request may.
+    let items = "{},".repeat(349_000);
+    let requests: Vec<_> = (0..20)
+        .map(|n| {
+            let body = format!(r#"{{"id":"evt_{n}","type":"some.thing","data":{{"object":{{"a":[{items}0]}}}}}}"#);
+            let signature = crate::support::app::signature(body.as_bytes());
+            format!("{}{body}", head(body.len(), &signature))
+        })
+        .collect();
+    let deliver = async |request: String| {
+        let mut client = Client::connect(address).await;
+        client.send(request).await;
+        client.answer().await
+    };
+    let answers = join_all(requests.into_iter().map(deliver)).await;
+    let taken = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200 ")).count();
+    assert!(
+        taken >= 1
+            && answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 503 "))
+    );
+    if let (Some(before), Some(peak)) = (before, peak(&server)) {
+        let grown = peak.saturating_sub(before) / MIB;
+        println!("{taken} events of 349,000 parts: {grown} MiB at most");
+        assert!(grown < 320, "they took {grown} MiB");
+    }
+}
+
+/// The most memory that the server ever had.
+fn peak(server: &Server) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
+    Some(kib.parse::<u64>().unwrap() * 1024)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,7 @@ pub struct Request {
 
 impl Request {
     pub fn bytes(&self) -> Vec<u8> {
-        let path = self.path.replace("{id}", &self.id);
+        let path = self.path.replace("{id}", &self.id).replace("{customer}", "cus_1");
         let mut head = format!("{} {path}{} HTTP/1.1\r\nHost: x\r\n", self.method.to_uppercase(), self.query);
         head += &format!("Connection: close\r\nContent-Length: {}\r\n", self.body.len());
         for (name, value) in &self.headers {

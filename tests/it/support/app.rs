@@ -111,6 +111,11 @@ impl TestApp {
         Self::start_at(database, target, settings, stripe).await
     }
 
+    /// Another server on the database of `app`, with an empty database of its own that nothing uses.
+    pub async fn start_beside(app: &Self, settings: Settings) -> Self {
+        Self::start_at(Database::empty(), app.database.target(), settings, None).await
+    }
+
     /// A server that reaches the database in a way of its own.
     pub async fn start_at(database: Database, target: Target, settings: Settings, stripe: Option<&StripeApi>) -> Self {
         let config = config(&settings, stripe);
@@ -245,6 +250,11 @@ impl Drop for TestApp {
 /// The header of a body that is signed now.
 pub fn signature(body: &[u8]) -> String {
     sign(body, &Secret::new(WEBHOOK_SECRET), Utc::now().timestamp())
+}
+
+/// Waits until `/health` no longer answers with the result of its last check.
+pub async fn next_check() {
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
 }
 
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {

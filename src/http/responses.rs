@@ -10,7 +10,7 @@ use crate::db::entitlements::Entitlement;
 use crate::db::failures::Failure;
 use crate::db::listing::Listed;
 use crate::db::subscriptions::Row;
-use crate::service::{AccountView, EventPage, EventView};
+use crate::service::{AccountPage, AccountView, EventPage, EventView};
 
 /// What became of an event; `failed` when every attempt so far failed.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -131,6 +131,16 @@ pub struct Account {
     /// The lookup keys of the features that its customers have, by Stripe's entitlements.
     features: Vec<String>,
     entitlement: EntitlementView,
+}
+
+/// A page of accounts.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AccountList)]
+pub struct Accounts {
+    /// Newest first.
+    data: Vec<Account>,
+    /// Whether there are older ones: ask again with `starting_after` set to the last id.
+    has_more: bool,
 }
 
 /// What an account is entitled to, and because of what.
@@ -335,6 +345,12 @@ impl From<EventView> for Event {
 impl From<EventPage> for Events {
     fn from(EventPage { events, has_more }: EventPage) -> Self {
         Self { data: events.into_iter().map(Into::into).collect(), has_more }
+    }
+}
+
+impl From<AccountPage> for Accounts {
+    fn from(AccountPage { accounts, has_more }: AccountPage) -> Self {
+        Self { data: accounts.into_iter().map(Into::into).collect(), has_more }
     }
 }
 

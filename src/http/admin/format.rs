@@ -137,6 +137,15 @@ impl Badge {
         Self { word: status.to_owned(), tone: tone.unwrap_or("ignored") }
     }
 
+    /// Whether an account is entitled.
+    pub fn of_entitlement(entitled: bool) -> Self {
+        if entitled {
+            Self { word: "entitled".to_owned(), tone: "applied" }
+        } else {
+            Self { word: "not entitled".to_owned(), tone: "ignored" }
+        }
+    }
+
     /// A subscription's status, in Stripe's word.
     pub fn of_subscription(status: &str) -> Self {
         let tone = match status {

@@ -1,9 +1,18 @@
-//! How many clients this process can serve at once: raises its limit of open files, and divides what it gives.
+//! Limits on what clients can make the server hold: connections, bodies, memory. What is not verified yet gives way to
+//! newcomers first, so that strangers cannot keep Stripe's deliveries out.
+//!
+//! This file divides the open files that the process may have among the pool and its clients.
+
+mod body;
+mod connections;
+
+pub use body::{Budget, ParsingBudget, read};
+pub use connections::{Connections, client_gone, mark_busy, touch, trust};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// However many files may be open. What one client can make the server keep (its buffers, about 200 KiB at the very
-/// worst) times this is what all of them can.
+/// The upper bound, however many files may be open. One client can make the server keep about 200 KiB of buffers at the
+/// very worst.
 const MOST_CONNECTIONS: u64 = 4_096;
 
 /// For the log, the listening socket, the runtimes, and calls to Stripe.
@@ -13,8 +22,8 @@ const OTHER_FILES: u64 = 64;
 const FILES_A_CONNECTION: u64 = 2;
 
 /// The number of clients' connections to serve at once beside a pool of this size; further ones wait until they are
-/// accepted. With no such bound they would take every descriptor, and none would be left for the database.
-pub fn connections(pool_size: u32) -> usize {
+/// accepted. Without this bound clients could take every descriptor and leave none for the database.
+pub fn max_connections(pool_size: u32) -> usize {
     usize::try_from(divide(raise(), pool_size.into())).unwrap_or(usize::MAX)
 }
 
@@ -23,12 +32,12 @@ fn divide(files: u64, pool_size: u64) -> u64 {
     (spare / FILES_A_CONNECTION).clamp(1, MOST_CONNECTIONS)
 }
 
-/// Raises the limit to what this process may raise it to, and says how many files may be open now.
+/// Raises the limit of open files as far as this process may, and returns it.
 fn raise() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return u64::MAX;
     };
-    // More than all of ours is of no use, and some systems refuse what they themselves name as their limit.
+    // We need no more than this, and some systems refuse their own maximum.
     let wanted = hard.min(1 << 16);
     if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() { wanted } else { soft }
 }
