@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::db::connect::Target;
 use crate::secret::Secret;
+use crate::stripe::trust::{ConnectTrust, Mode};
 use crate::stripe::{PricePlans, api};
 
 /// How long an idle connection is kept: longer than load balancers do (60 s as a rule), since the side that closes
@@ -50,6 +51,12 @@ pub struct Options {
     /// API key for calls to Stripe; without it nothing calls out
     #[arg(long, env, global = true, hide_env_values = true, value_name = "KEY")]
     stripe_secret_key: Option<String>,
+    /// Which events act: live, test or any [default: by the prefix of STRIPE_SECRET_KEY, else any]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "MODE")]
+    stripe_mode: Option<String>,
+    /// Connected accounts whose metadata may name an account: true, false or acct_1abc,acct_2def [default: false]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "BOOL OR ACCT,…")]
+    trust_connect_metadata: Option<String>,
     /// Where Stripe's API is [default: `https://api.stripe.com`]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "URL")]
     stripe_api_base: Option<String>,
@@ -112,6 +119,10 @@ pub struct Config {
     pub webhook_secrets: Vec<Secret>,
     /// Stripe's API, where there is a key.
     pub stripe: Option<api::Client>,
+    /// Which events act.
+    pub mode: Mode,
+    /// The connected accounts whose metadata may name an account.
+    pub trust: ConnectTrust,
     /// What admins authorize themselves with.
     pub admin_token: Option<Secret>,
     /// Seconds that a signature may be off.
@@ -177,7 +188,7 @@ impl Options {
 
     /// The admin token. An empty one is none.
     pub fn admin_token(&self) -> Option<Secret> {
-        self.admin_token.as_deref().filter(|token| !token.is_empty()).map(Secret::new)
+        self.admin_token.as_deref().map(str::trim).filter(|token| !token.is_empty()).map(Secret::new)
     }
 
     /// Where the server listens.
@@ -201,6 +212,8 @@ impl Options {
             bind_addr: self.bind_addr()?,
             webhook_secrets: self.webhook_secrets()?,
             stripe: self.stripe()?,
+            mode: self.mode()?,
+            trust: parsed("TRUST_CONNECT_METADATA", &self.trust_connect_metadata)?.unwrap_or_default(),
             admin_token: self.admin_token(),
             tolerance_secs: number("SIGNATURE_TOLERANCE_SECS", &self.signature_tolerance_secs, 300, 1..=u32::MAX)?
                 .into(),
@@ -221,7 +234,7 @@ impl Options {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| ConfigError::new("STRIPE_API_BASE", format!("{base:?} is no http or https URL")))?;
-        let Some(key) = self.stripe_secret_key.as_deref().filter(|key| !key.is_empty()) else {
+        let Some(key) = self.stripe_secret_key.as_deref().map(str::trim).filter(|key| !key.is_empty()) else {
             return Ok(None);
         };
         if key.bytes().any(|byte| !byte.is_ascii_graphic()) {
@@ -230,6 +243,11 @@ impl Options {
         let client = api::Client::new(base, Secret::new(key), timeout)
             .map_err(|error| ConfigError::new("STRIPE_SECRET_KEY", format!("no client can be made: {error}")))?;
         Ok(Some(client))
+    }
+
+    fn mode(&self) -> Result<Mode, ConfigError> {
+        let of_key = || self.stripe_secret_key.as_deref().and_then(|key| Mode::of_key(key.trim()));
+        Ok(parsed("STRIPE_MODE", &self.stripe_mode)?.or_else(of_key).unwrap_or_default())
     }
 
     fn price_plans(&self) -> Result<PricePlans, ConfigError> {
@@ -257,6 +275,12 @@ impl Options {
         }
         Ok(statuses)
     }
+}
+
+/// The value if it is given; white space around it does not count.
+fn parsed<T: FromStr<Err: Display>>(variable: &'static str, given: &Option<String>) -> Result<Option<T>, ConfigError> {
+    let parse = |text: &str| text.trim().parse().map_err(|error| ConfigError::new(variable, error));
+    given.as_deref().map(parse).transpose()
 }
 
 fn number<T>(
@@ -307,6 +331,9 @@ mod tests {
             ("SIGNATURE_TOLERANCE_SECS", Options { signature_tolerance_secs: some("0"), ..Options::default() }),
             ("BIND_ADDR", Options { bind_addr: some("nowhere"), ..Options::default() }),
             ("PRICE_PLANS", Options { price_plans: some("price_1"), ..Options::default() }),
+            ("STRIPE_MODE", Options { stripe_mode: some("production"), ..Options::default() }),
+            ("STRIPE_MODE", Options { stripe_mode: some(""), ..Options::default() }),
+            ("TRUST_CONNECT_METADATA", Options { trust_connect_metadata: some("yes"), ..Options::default() }),
             ("STRIPE_API_BASE", Options { stripe_api_base: some("ftp://x"), ..Options::default() }),
             (
                 "STRIPE_WEBHOOK_SECRET",
@@ -323,6 +350,26 @@ mod tests {
         assert!(options.logging().expect_err("bad").to_string().starts_with("RUST_LOG: "));
         let options = Options { database_url: some(""), ..Options::default() };
         assert!(options.database().expect_err("bad").to_string().starts_with("DATABASE_URL: "));
+    }
+
+    #[test]
+    fn the_mode_is_that_of_the_key_unless_it_is_given() {
+        let config = |key: &str, mode: Option<&str>| {
+            // Fails if one is installed already.
+            rustls::crypto::ring::default_provider().install_default().ok();
+            let options = Options {
+                stripe_secret_key: Some(key.to_owned()),
+                stripe_mode: mode.map(str::to_owned),
+                ..Options::default()
+            };
+            options.server().unwrap().mode
+        };
+        assert_eq!(config("sk_live_1", None), Mode::Live);
+        assert_eq!(config(" rk_test_1\n", None), Mode::Test);
+        assert_eq!(config("sk_live_1", Some("any")), Mode::Any);
+        assert_eq!(config("", None), Mode::Any);
+        let defaults = Options::default().server().unwrap();
+        assert_eq!((defaults.mode, defaults.trust), (Mode::Any, ConnectTrust::None));
     }
 
     #[test]

@@ -23,6 +23,8 @@ fn a_bad_value_stops_the_start_with_one_line_that_names_the_variable() {
         ("LOG_FORMAT", "xml"),
         ("RUST_LOG", "subledger=loud"),
         ("BODY_TIMEOUT_MS", "1.5"),
+        ("STRIPE_MODE", "production"),
+        ("TRUST_CONNECT_METADATA", "maybe"),
         ("STRIPE_API_BASE", "nonsense"),
     ] {
         let output = run(subledger(folder.path()).env(variable, value));
@@ -66,6 +68,8 @@ fn help_shows_every_variable_and_no_value() {
         "BIND_ADDR",
         "STRIPE_WEBHOOK_SECRET",
         "STRIPE_SECRET_KEY",
+        "STRIPE_MODE",
+        "TRUST_CONNECT_METADATA",
         "STRIPE_API_BASE",
         "STRIPE_TIMEOUT_MS",
         "ADMIN_TOKEN",

@@ -14,6 +14,7 @@ use subledger::secret::Secret;
 use subledger::server::Application;
 use subledger::stripe::api;
 use subledger::stripe::signature::sign;
+use subledger::stripe::trust::{ConnectTrust, Mode};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
@@ -256,6 +257,8 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
         stripe: stripe.map(|stripe| {
             api::Client::new(stripe.base(), Secret::new("sk_test_key"), settings.stripe_timeout).unwrap()
         }),
+        mode: Mode::Any,
+        trust: ConnectTrust::None,
         admin_token: settings.admin_token.map(Secret::new),
         tolerance_secs: 300,
         plans: plans.collect(),
