@@ -12,7 +12,9 @@ use reqwest::Url;
 use thiserror::Error;
 
 use crate::db::connect::Target;
+use crate::duration;
 use crate::secret::Secret;
+use crate::stripe::redact::StoredPayloads;
 use crate::stripe::trust::{ConnectTrust, Mode};
 use crate::stripe::{PricePlans, api};
 
@@ -81,6 +83,15 @@ pub struct Options {
     /// Subscription statuses that entitle an account [default: active,trialing,past_due]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "STATUS,…")]
     entitled_statuses: Option<String>,
+    /// How long after the end of its period a subscription counts as overdue: 48h, 30m, … [default: 48h]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "DURATION")]
+    overdue_after: Option<String>,
+    /// How often `serve` reconciles with Stripe by itself, or off [default: 1h]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "DURATION")]
+    reconcile_every: Option<String>,
+    /// full, or redacted to store payloads without personal data [default: full]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "FORM")]
+    stored_payloads: Option<String>,
     /// text, or json for one object a line [default: text]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -135,6 +146,12 @@ pub struct Config {
     pub pool_timeout: Duration,
     /// Statuses that entitle an account, the best first.
     pub entitled_statuses: Vec<String>,
+    /// How long after the end of its period a subscription counts as overdue.
+    pub overdue_after: Duration,
+    /// How often the server reconciles with Stripe by itself; `None` if it does not.
+    pub reconcile_every: Option<Duration>,
+    /// The form in which payloads are stored.
+    pub stored_payloads: StoredPayloads,
     /// Bytes.
     pub body_limit: usize,
     /// The most that a body may take to arrive.
@@ -221,6 +238,12 @@ impl Options {
             pool_size: number("POOL_SIZE", &self.pool_size, 16, 1..=10_000)?,
             pool_timeout: millis("POOL_TIMEOUT_MS", &self.pool_timeout_ms, 2_000)?,
             entitled_statuses: self.entitled_statuses()?,
+            overdue_after: period("OVERDUE_AFTER", self.overdue_after.as_deref().unwrap_or("48h"))?,
+            reconcile_every: match self.reconcile_every.as_deref().map(str::trim).unwrap_or("1h") {
+                "off" => None,
+                text => Some(period("RECONCILE_EVERY", text)?),
+            },
+            stored_payloads: parsed("STORED_PAYLOADS", &self.stored_payloads)?.unwrap_or_default(),
             body_limit: number("BODY_LIMIT_BYTES", &self.body_limit_bytes, 1_048_576, 1..=1 << 30)?,
             body_timeout: millis("BODY_TIMEOUT_MS", &self.body_timeout_ms, 10_000)?,
             keep_alive: KEEP_ALIVE,
@@ -299,6 +322,10 @@ where
     })
 }
 
+fn period(variable: &'static str, text: &str) -> Result<Duration, ConfigError> {
+    duration::parse(text.trim()).map_err(|problem| ConfigError::new(variable, problem))
+}
+
 fn millis(variable: &'static str, given: &Option<String>, default: u32) -> Result<Duration, ConfigError> {
     number(variable, given, default, 1..=86_400_000).map(|millis| Duration::from_millis(millis.into()))
 }
@@ -319,6 +346,9 @@ mod tests {
         assert_eq!(config.pool_timeout, Duration::from_secs(2));
         assert_eq!(config.body_timeout, Duration::from_secs(10));
         assert_eq!(config.entitled_statuses, ["active", "trialing", "past_due"]);
+        assert_eq!(config.overdue_after, Duration::from_secs(48 * 3_600));
+        assert_eq!(config.reconcile_every, Some(Duration::from_secs(3_600)));
+        assert_eq!(config.stored_payloads, StoredPayloads::Full);
         assert!(config.stripe.is_none() && config.admin_token.is_none() && config.webhook_secrets.is_empty());
     }
 
@@ -341,6 +371,9 @@ mod tests {
             ),
             ("ENTITLED_STATUSES", Options { entitled_statuses: some(","), ..Options::default() }),
             ("PRICE_PLANS", Options { price_plans: some("price_1=a,price_1=b"), ..Options::default() }),
+            ("OVERDUE_AFTER", Options { overdue_after: some("two days"), ..Options::default() }),
+            ("RECONCILE_EVERY", Options { reconcile_every: some("0s"), ..Options::default() }),
+            ("STORED_PAYLOADS", Options { stored_payloads: some("none"), ..Options::default() }),
             ("BODY_LIMIT_BYTES", Options { body_limit_bytes: some("-1"), ..Options::default() }),
         ] {
             let problem = problem(options);

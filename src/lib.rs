@@ -19,6 +19,7 @@ pub mod config;
 pub mod db;
 pub mod descriptors;
 pub mod dev_postgres;
+pub mod duration;
 pub mod handlers;
 pub mod http;
 pub mod logging;

@@ -93,6 +93,9 @@ pub struct Metrics {
     pool: Family<StateLabel, Gauge>,
     undecided_ties: Counter,
     last_event: Gauge,
+    reconcile_last_success: Gauge,
+    reconcile_missing: Counter,
+    overdue_subscriptions: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -113,6 +116,9 @@ impl Default for Metrics {
             pool: Family::default(),
             undecided_ties: Counter::default(),
             last_event: Gauge::default(),
+            reconcile_last_success: Gauge::default(),
+            reconcile_missing: Counter::default(),
+            overdue_subscriptions: Gauge::default(),
         };
         metrics.register();
         metrics.start_at_zero();
@@ -155,6 +161,21 @@ impl Metrics {
             "last_event_timestamp_seconds",
             "Unix time at which the last signed event was recorded or found recorded; 0 before the first",
             self.last_event.clone(),
+        );
+        registry.register(
+            "reconcile_last_success_timestamp_seconds",
+            "Unix time at which any replica last reconciled with Stripe; 0 before the first time",
+            self.reconcile_last_success.clone(),
+        );
+        registry.register(
+            "reconcile_missing",
+            "Events that never arrived and that this replica found by reconciling",
+            self.reconcile_missing.clone(),
+        );
+        registry.register(
+            "overdue_subscriptions",
+            "Subscriptions whose period ended more than OVERDUE_AFTER ago, and that no event has changed since",
+            self.overdue_subscriptions.clone(),
         );
     }
 
@@ -215,6 +236,17 @@ impl Metrics {
     /// The last event came at this time.
     pub fn last_event(&self, at: DateTime<Utc>) {
         self.last_event.set(at.timestamp());
+    }
+
+    /// Reconciling last went through at this time, and so many subscriptions are overdue.
+    pub fn reconciled(&self, last_success: Option<DateTime<Utc>>, overdue: i64) {
+        self.reconcile_last_success.set(last_success.map_or(0, |at| at.timestamp()));
+        self.overdue_subscriptions.set(overdue);
+    }
+
+    /// Reconciling found an event that never arrived.
+    pub fn missing_event(&self) {
+        self.reconcile_missing.inc();
     }
 
     /// Somebody waits for a connection, until the value that is returned is dropped.
@@ -302,7 +334,10 @@ mod tests {
                 "subledger_event_seconds histogram",
                 "subledger_events_total counter",
                 "subledger_last_event_timestamp_seconds gauge",
+                "subledger_overdue_subscriptions gauge",
                 "subledger_pool_connections gauge",
+                "subledger_reconcile_last_success_timestamp_seconds gauge",
+                "subledger_reconcile_missing_total counter",
                 "subledger_signature_refusals_total counter",
                 "subledger_undecided_ties_total counter",
             ]
@@ -324,6 +359,8 @@ mod tests {
             r#"subledger_pool_connections{state="waiting"} 0"#,
             "subledger_undecided_ties_total 0",
             "subledger_last_event_timestamp_seconds 0",
+            "subledger_reconcile_missing_total 0",
+            "subledger_overdue_subscriptions 0",
             r#"subledger_event_seconds_bucket{le="+Inf"} 0"#,
             "subledger_delivery_lag_seconds_count 0",
         ] {

@@ -5,22 +5,26 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::db::connect::Target;
 use crate::db::{migrations, pool};
 use crate::descriptors;
 use crate::http::{self, Budget, State};
-use crate::service::{Parts, Service};
+use crate::service::{Parts, Reconciler, Service};
 
 /// The most that requests under way get to finish once the server is told to stop, in seconds.
 const STOP_LIMIT_SECS: u64 = 30;
+
+/// How long the reconciler gets to give up its lease once the server has stopped.
+const RECONCILER_STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a request's head may take to arrive.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -35,6 +39,7 @@ const LARGEST_BODIES: usize = 32;
 pub struct Application {
     server: Server,
     address: SocketAddr,
+    service: Service,
 }
 
 impl std::fmt::Debug for Application {
@@ -51,6 +56,10 @@ pub fn service(config: &Config, database: Target) -> Service {
         stripe: config.stripe.clone(),
         plans: config.plans.clone(),
         entitled_statuses: config.entitled_statuses.clone(),
+        mode: config.mode,
+        overdue_after: config.overdue_after,
+        reconcile_every: config.reconcile_every,
+        stored_payloads: config.stored_payloads,
         metrics: Arc::default(),
         runtime: Handle::current(),
     })
@@ -69,7 +78,7 @@ impl Application {
         let service = service(&config, database);
         service.remember_last_event().await.context("cannot read when the last event came")?;
         let state = Data::new(State {
-            service,
+            service: service.clone(),
             webhook_secrets: config.webhook_secrets,
             tolerance_secs: config.tolerance_secs,
             admin_token: config.admin_token,
@@ -97,7 +106,7 @@ impl Application {
         .bind(config.bind_addr)
         .with_context(|| format!("BIND_ADDR: cannot listen on {}", config.bind_addr))?;
         let address = *server.addrs().first().context("the server listens nowhere")?;
-        Ok(Self { server: server.run(), address })
+        Ok(Self { server: server.run(), address, service })
     }
 
     /// Where it listens.
@@ -116,7 +125,23 @@ impl Application {
     /// Where the server itself fails.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<()> {
         let handle = self.server.handle();
-        let mut server = tokio::spawn(self.server);
+        let (stop_reconciler, stopped) = oneshot::channel::<()>();
+        let reconciler = Reconciler::new(self.service.clone()).run(async {
+            stopped.await.ok();
+        });
+        let reconciler = tokio::spawn(reconciler);
+        let service = self.service;
+        let watch = tokio::spawn(async move { service.watch_stripe(http::WEBHOOK_PATH).await });
+        let result = Self::serve(self.server, handle, stop).await;
+        watch.abort();
+        // The reconciler gives up its lease. It ends by itself also where nobody listens any more.
+        stop_reconciler.send(()).ok();
+        tokio::time::timeout(RECONCILER_STOP_LIMIT, reconciler).await.ok();
+        result
+    }
+
+    async fn serve(server: Server, handle: ServerHandle, stop: impl Future<Output = ()>) -> Result<()> {
+        let mut server = tokio::spawn(server);
         tokio::select! {
             // Not told to, and so a failure also where it ends without an error.
             ended = &mut server => {

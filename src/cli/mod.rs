@@ -1,7 +1,9 @@
 //! The command line. Each command is a file; none of them writes to the database but through the service layer
 //! (`simulate` gives an account a local trial, as an application does).
 
+mod doctor;
 mod duration;
+mod erase;
 mod health;
 mod import;
 mod job;
@@ -12,6 +14,7 @@ mod reconcile;
 mod replay;
 mod send;
 mod serve;
+mod setup;
 pub(crate) mod target;
 
 use std::process::ExitCode;
@@ -39,6 +42,10 @@ enum Command {
     Serve,
     /// Run pending migrations; needs only DATABASE_URL
     Migrate,
+    /// Create the webhook endpoint at Stripe, or bring it up to date (needs STRIPE_SECRET_KEY)
+    Setup(setup::Setup),
+    /// Say what is wrong between Stripe, this deployment and the database; exits 1 if anything is
+    Doctor,
     /// Sign a sample or your own event and post it
     Send(send::Send),
     /// Read Stripe's event list and apply what never arrived; report drift (needs STRIPE_SECRET_KEY)
@@ -49,6 +56,8 @@ enum Command {
     Replay(replay::Replay),
     /// Delete idempotency rows and failures that are old; parked events stay
     Prune(prune::Prune),
+    /// Remove a customer's personal data from everything that is stored
+    Erase(erase::Erase),
     /// Ask a running server whether it serves; ends with 0 or 1 (for a container's health check)
     Health(health::Health),
     /// Send whole subscription lives, shuffled, duplicated and in parallel, and compare the tables with the truth
@@ -94,11 +103,14 @@ fn run(cli: Cli) -> Outcome {
         match cli.command.unwrap_or(Command::Serve) {
             Command::Serve => serve::run(&cli.options).await,
             Command::Migrate => migrate::run(&cli.options).await,
+            Command::Setup(setup) => setup.run(&cli.options).await,
+            Command::Doctor => doctor::run(&cli.options).await,
             Command::Send(send) => send.run(&cli.options).await,
             Command::Reconcile(reconcile) => reconcile.run(&cli.options).await,
             Command::Import(import) => import.run(&cli.options).await,
             Command::Replay(replay) => replay.run(&cli.options).await,
             Command::Prune(prune) => prune.run(&cli.options).await,
+            Command::Erase(erase) => erase.run(&cli.options).await,
             Command::Health(health) => health.run(&cli.options).await,
             Command::Simulate(simulate) => simulate.run(&cli.options).await,
         }

@@ -4,15 +4,19 @@
 pub mod accounts;
 mod cached;
 pub mod connect;
+pub mod doctor;
+pub mod erase;
 pub mod events;
 pub mod failures;
 mod hosts;
 pub mod listing;
 pub mod locks;
 pub mod migrations;
+pub mod overdue;
 pub mod overview;
 pub mod pool;
 pub mod raw_json;
+pub mod reconcile_state;
 pub mod record;
 #[allow(missing_docs, reason = "generated")]
 pub mod schema;

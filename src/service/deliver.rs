@@ -12,6 +12,7 @@ use crate::db::{Conn, events, failures};
 use crate::handlers::{Context, Handle, HandlerError, Handlers, Note, Outcome};
 use crate::metrics::FailureReason;
 use crate::stripe::Event;
+use crate::stripe::redact::{StoredPayloads, redact};
 
 /// How long recording a failure may take: Stripe waits for the answer.
 const RECORDING_LIMIT: Duration = Duration::from_secs(3);
@@ -86,7 +87,7 @@ impl Service {
     where
         H: Handle + Send + 'static,
     {
-        let event = Arc::new(event);
+        let event = Arc::new(self.as_stored(event));
         let short = match handler.shortcut(&self.parts.plans, &event) {
             Some(shortcut) => self.at_once(&event, shortcut).await,
             None => Ok(None),
@@ -114,6 +115,14 @@ impl Service {
                 self.parts.metrics.failure(FailureReason::Handler);
             }
         })
+    }
+
+    /// The event with the payload in the form in which it is stored.
+    fn as_stored(&self, mut event: Event) -> Event {
+        if self.parts.stored_payloads == StoredPayloads::Redacted {
+            event.payload = redact(&event.payload);
+        }
+        event
     }
 
     /// Counts what is now committed.

@@ -5,13 +5,18 @@ mod accounts;
 mod at_once;
 mod batch;
 mod deliver;
+pub mod doctor;
 mod drift;
 mod entitlement;
+mod erase;
 mod error;
 mod overview;
+pub mod patience;
 mod preview;
 mod queue;
 mod read;
+pub mod reconcile;
+mod reconciler;
 mod replay;
 mod search;
 mod transaction;
@@ -19,7 +24,7 @@ mod upkeep;
 mod watched;
 mod writes;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -27,11 +32,14 @@ use tokio::task::JoinSet;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount};
 pub use deliver::Recorded;
+pub use doctor::{Check, Finding};
 pub use drift::{Comparison, Difference};
 pub use entitlement::Entitlement;
+pub use erase::Erased;
 pub use error::ServiceError;
 pub use overview::{CHART_HOURS, Overview};
 pub use read::{AccountView, DatabaseState, EventPage, EventView};
+pub use reconciler::Reconciler;
 pub use replay::Replayed;
 pub use search::{Found, Story};
 pub use upkeep::{Prunable, Replayable};
@@ -42,6 +50,8 @@ use writes::Room;
 
 use crate::db::pool::Pool;
 use crate::metrics::{Metrics, PoolFigures};
+use crate::stripe::redact::StoredPayloads;
+use crate::stripe::trust::Mode;
 use crate::stripe::{PricePlans, api};
 
 /// What the service is made of; nothing here is read from the environment.
@@ -57,6 +67,14 @@ pub struct Parts {
     pub plans: PricePlans,
     /// The statuses that entitle an account.
     pub entitled_statuses: Vec<String>,
+    /// Which events act.
+    pub mode: Mode,
+    /// How long after the end of its period a subscription counts as overdue.
+    pub overdue_after: Duration,
+    /// How often the server reconciles by itself; `None` if it does not.
+    pub reconcile_every: Option<Duration>,
+    /// The form in which payloads are stored.
+    pub stored_payloads: StoredPayloads,
     /// Where what happens is counted.
     pub metrics: Arc<Metrics>,
     /// The runtime on which all database work runs.
@@ -69,6 +87,8 @@ pub struct Service {
     parts: Arc<Parts>,
     room: Arc<Room>,
     queue: Arc<Queue>,
+    /// What was wrong at Stripe when the server last looked.
+    stripe_findings: Arc<Mutex<Vec<Finding>>>,
 }
 
 /// How long one attempt at a transaction may take; in the long way, waiting for a connection included. Longer than the
@@ -82,7 +102,7 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default() }
+        Self { parts: Arc::new(parts), room: Arc::default(), queue: Arc::default(), stripe_findings: Arc::default() }
     }
 
     /// Where what happens is counted.

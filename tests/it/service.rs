@@ -7,6 +7,8 @@ use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 use subledger::db::{Conn, pool};
 use subledger::handlers::{Context, Handle, Handled, HandlerError, Handlers, Outcome};
 use subledger::service::{Parts, Recorded, Service, ServiceError};
+use subledger::stripe::redact::StoredPayloads;
+use subledger::stripe::trust::Mode;
 use subledger::stripe::{Event as StripeEvent, PricePlans};
 use tokio::runtime::Handle as Runtime;
 
@@ -22,6 +24,10 @@ pub fn service_on(database: &Database, pool_size: u32) -> Service {
         stripe: None,
         plans: PricePlans::default(),
         entitled_statuses: Vec::new(),
+        mode: Mode::Any,
+        overdue_after: Duration::from_secs(48 * 3_600),
+        reconcile_every: None,
+        stored_payloads: StoredPayloads::Full,
         runtime: Runtime::current(),
         metrics: std::sync::Arc::default(),
     })

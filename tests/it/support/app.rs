@@ -13,6 +13,7 @@ use subledger::db::connect::Target;
 use subledger::secret::Secret;
 use subledger::server::Application;
 use subledger::stripe::api;
+use subledger::stripe::redact::StoredPayloads;
 use subledger::stripe::signature::sign;
 use subledger::stripe::trust::{ConnectTrust, Mode};
 use tokio::sync::oneshot;
@@ -38,6 +39,9 @@ pub struct Settings {
     pub secrets: Vec<&'static str>,
     pub admin_token: Option<&'static str>,
     pub stripe_timeout: Duration,
+    pub overdue_after: Duration,
+    pub reconcile_every: Option<Duration>,
+    pub stored_payloads: StoredPayloads,
 }
 
 impl Default for Settings {
@@ -52,6 +56,9 @@ impl Default for Settings {
             secrets: vec![WEBHOOK_SECRET],
             admin_token: Some(ADMIN_TOKEN),
             stripe_timeout: Duration::from_secs(5),
+            overdue_after: Duration::from_secs(48 * 3_600),
+            reconcile_every: None,
+            stored_payloads: StoredPayloads::Full,
         }
     }
 }
@@ -264,6 +271,9 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
         plans: plans.collect(),
         pool_size: settings.pool_size,
         pool_timeout: settings.pool_timeout,
+        overdue_after: settings.overdue_after,
+        reconcile_every: settings.reconcile_every,
+        stored_payloads: settings.stored_payloads,
         entitled_statuses: ["active", "trialing", "past_due"].map(str::to_owned).to_vec(),
         body_limit: settings.body_limit,
         body_timeout: settings.body_timeout,
