@@ -15,6 +15,7 @@ mod browser;
 mod cancel;
 mod converge;
 mod corpus;
+mod deploy;
 mod doctor;
 mod entitlement;
 mod events;
