@@ -57,11 +57,11 @@ const PERSONAL: &[&str] = &[
     "bacs_debit",
     "bank_account",
     "bank_name",
-    "billing_details",
     "bic",
+    "billing_details",
     "billing_email",
-    "buyer_email",
     "business_name",
+    "buyer_email",
     "buyer_id",
     "card",
     "card_present",
@@ -322,6 +322,7 @@ fn remove_invoice_pages(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
+    use std::sync::LazyLock;
 
     use proptest::prelude::*;
     use proptest::sample::{Index, select};
@@ -329,7 +330,7 @@ mod tests {
 
     use super::*;
     use crate::stripe::signature::Verified;
-    use crate::stripe::{Event, PricePlans, Subscription};
+    use crate::stripe::{Event, PricePlans, Subscription, jsonb};
 
     /// Every payload of the fixtures, events and API objects alike.
     fn fixtures() -> Vec<Value> {
@@ -347,7 +348,8 @@ mod tests {
         files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"), &mut found);
         found.retain(|path| !path.ends_with("signatures.json"));
         found.sort();
-        found.iter().map(|path| serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()).collect()
+        let read = |path: &PathBuf| serde_json::from_str(&jsonb::fit(&std::fs::read_to_string(path).unwrap())).unwrap();
+        found.iter().map(read).collect()
     }
 
     fn event(payload: &str) -> Option<Event> {
@@ -389,7 +391,7 @@ mod tests {
                 object.remove("metadata");
             }
             let text = redacted.to_string();
-            for personal in ["Harbour", "billing@", "4242", "invst_", "cs_test_secret"] {
+            for personal in ["Harbour", "billing@", "4242", "/pdf", "_secret_"] {
                 assert!(!text.contains(personal), "{personal} is in {text}");
             }
         }
@@ -486,8 +488,8 @@ mod tests {
             which: Index,
             changes in prop::collection::vec((any::<Index>(), any_name(), any_value()), 0..6),
         ) {
-            let all = fixtures();
-            let mut payload = which.get(&all).clone();
+            static FIXTURES: LazyLock<Vec<Value>> = LazyLock::new(fixtures);
+            let mut payload = which.get(&FIXTURES).clone();
             for (place, name, value) in changes {
                 let mut skip = place.index(count(&payload).max(1));
                 set(&mut payload, &mut skip, &mut Some((name, value)));
