@@ -7,6 +7,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::Utc;
 use serde_json::{Value, json};
 
+/// The names and values of a form.
+pub type Fields = Vec<(String, String)>;
+
 /// The endpoints that Stripe has, and what was asked for.
 #[derive(Default)]
 pub struct Endpoints {
@@ -15,7 +18,7 @@ pub struct Endpoints {
     /// v2 event destinations.
     pub destinations: Mutex<Vec<Value>>,
     /// The fields of every POST, with its path.
-    pub posted: Mutex<Vec<(String, Vec<(String, String)>)>>,
+    pub posted: Mutex<Vec<(String, Fields)>>,
     /// The `Stripe-Version` of every request.
     pub versions: Mutex<Vec<Option<String>>>,
     date: Mutex<Option<String>>,
@@ -76,11 +79,7 @@ async fn destinations(request: HttpRequest, endpoints: Data<Endpoints>) -> HttpR
     HttpResponse::Ok().json(json!({"data": data, "next_page_url": null, "previous_page_url": null}))
 }
 
-async fn create(
-    request: HttpRequest,
-    Form(fields): Form<Vec<(String, String)>>,
-    endpoints: Data<Endpoints>,
-) -> HttpResponse {
+async fn create(request: HttpRequest, Form(fields): Form<Fields>, endpoints: Data<Endpoints>) -> HttpResponse {
     endpoints.note(&request);
     let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
     let metadata: serde_json::Map<_, _> = fields
@@ -105,7 +104,7 @@ async fn create(
 async fn update(
     request: HttpRequest,
     id: Path<String>,
-    Form(fields): Form<Vec<(String, String)>>,
+    Form(fields): Form<Fields>,
     endpoints: Data<Endpoints>,
 ) -> HttpResponse {
     endpoints.note(&request);
