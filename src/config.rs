@@ -14,12 +14,13 @@ use reqwest::Url;
 use thiserror::Error;
 use url::Host;
 
-use crate::cli::duration;
 use crate::db::connect::Target;
 use crate::db::entitlements::Settings;
 use crate::db::schema_name::SchemaName;
+use crate::duration;
 use crate::secret::Secret;
 use crate::service::Push;
+use crate::stripe::redact::StoredPayloads;
 use crate::stripe::trust::{ConnectTrust, Mode};
 use crate::stripe::{PricePlans, api};
 
@@ -106,6 +107,12 @@ pub struct Options {
     /// How long after its period's end a subscription counts as overdue, as 48h or 2d [default: 48h]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "DURATION")]
     overdue_after: Option<String>,
+    /// How often `serve` reconciles with Stripe by itself, or off [default: 1h]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "DURATION")]
+    reconcile_every: Option<String>,
+    /// full, or redacted to store payloads without personal data [default: full]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "FORM")]
+    stored_payloads: Option<String>,
     /// text, or json for one object a line [default: text]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -162,6 +169,10 @@ pub struct Config {
     pub entitlement: Settings,
     /// Where changes are pushed.
     pub push: Option<Push>,
+    /// How often the server reconciles with Stripe by itself; `None` if it does not.
+    pub reconcile_every: Option<Duration>,
+    /// The form in which payloads are stored.
+    pub stored_payloads: StoredPayloads,
     /// Bytes.
     pub body_limit: usize,
     /// The most that a body may take to arrive.
@@ -302,6 +313,11 @@ impl Options {
             pool_timeout: millis("POOL_TIMEOUT_MS", &self.pool_timeout_ms, 2_000)?,
             entitlement: self.entitlement()?,
             push: self.push()?,
+            reconcile_every: match self.reconcile_every.as_deref().map(str::trim).unwrap_or("1h") {
+                "off" => None,
+                text => Some(period("RECONCILE_EVERY", text)?),
+            },
+            stored_payloads: parsed("STORED_PAYLOADS", &self.stored_payloads)?.unwrap_or_default(),
             body_limit: number("BODY_LIMIT_BYTES", &self.body_limit_bytes, 1_048_576, 1..=1 << 30)?,
             body_timeout: millis("BODY_TIMEOUT_MS", &self.body_timeout_ms, 10_000)?,
             keep_alive: KEEP_ALIVE,
@@ -432,6 +448,10 @@ where
     })
 }
 
+fn period(variable: &'static str, text: &str) -> Result<Duration, ConfigError> {
+    duration::parse(text.trim()).map_err(|problem| ConfigError::new(variable, problem))
+}
+
 fn millis(variable: &'static str, given: &Option<String>, default: u32) -> Result<Duration, ConfigError> {
     number(variable, given, default, 1..=86_400_000).map(|millis| Duration::from_millis(millis.into()))
 }
@@ -454,6 +474,8 @@ mod tests {
         assert_eq!(config.entitlement.entitled_statuses, ["active", "trialing", "past_due"]);
         assert!(!config.entitlement.ignore_unlisted_prices);
         assert_eq!(config.entitlement.overdue_after, Duration::from_secs(48 * 3_600));
+        assert_eq!(config.reconcile_every, Some(Duration::from_secs(3_600)));
+        assert_eq!(config.stored_payloads, StoredPayloads::Full);
         assert!(config.stripe.is_none() && config.admin_token.is_none() && config.webhook_secrets.is_empty());
     }
 
@@ -499,6 +521,9 @@ mod tests {
                     ..Options::default()
                 },
             ),
+            ("OVERDUE_AFTER", Options { overdue_after: some("two days"), ..Options::default() }),
+            ("RECONCILE_EVERY", Options { reconcile_every: some("0s"), ..Options::default() }),
+            ("STORED_PAYLOADS", Options { stored_payloads: some("none"), ..Options::default() }),
             ("BODY_LIMIT_BYTES", Options { body_limit_bytes: some("-1"), ..Options::default() }),
         ] {
             let problem = problem(options);

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod db;
 pub mod dev_postgres;
+pub mod duration;
 pub mod handlers;
 pub mod http;
 pub mod logging;

@@ -115,6 +115,9 @@ pub struct Metrics {
     undecided_ties: Counter,
     last_event: Gauge,
     changes_pending: Gauge,
+    reconcile_last_success: Gauge,
+    reconcile_missing: Counter,
+    overdue_subscriptions: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -137,6 +140,9 @@ impl Default for Metrics {
             undecided_ties: Counter::default(),
             last_event: Gauge::default(),
             changes_pending: Gauge::default(),
+            reconcile_last_success: Gauge::default(),
+            reconcile_missing: Counter::default(),
+            overdue_subscriptions: Gauge::default(),
         };
         metrics.register();
         metrics.start_at_zero();
@@ -189,6 +195,21 @@ impl Metrics {
             "changes_pending",
             "Changes that are yet to be pushed to CHANGES_URL; 0 without one",
             self.changes_pending.clone(),
+        );
+        registry.register(
+            "reconcile_last_success_timestamp_seconds",
+            "Unix time at which any replica last reconciled with Stripe; 0 before the first time",
+            self.reconcile_last_success.clone(),
+        );
+        registry.register(
+            "reconcile_missing",
+            "Events that never arrived and that this replica found by reconciling",
+            self.reconcile_missing.clone(),
+        );
+        registry.register(
+            "overdue_subscriptions",
+            "Subscriptions whose period ended more than OVERDUE_AFTER ago, and that no event has changed since",
+            self.overdue_subscriptions.clone(),
         );
     }
 
@@ -262,6 +283,17 @@ impl Metrics {
     /// So many changes are yet to be pushed.
     pub fn changes_pending(&self, changes: i64) {
         self.changes_pending.set(changes);
+    }
+
+    /// Reconciling last went through at this time, and so many subscriptions are overdue.
+    pub fn reconciled(&self, last_success: Option<DateTime<Utc>>, overdue: i64) {
+        self.reconcile_last_success.set(last_success.map_or(0, |at| at.timestamp()));
+        self.overdue_subscriptions.set(overdue);
+    }
+
+    /// Reconciling found an event that never arrived.
+    pub fn missing_event(&self) {
+        self.reconcile_missing.inc();
     }
 
     /// Somebody waits for a connection, until the value that is returned is dropped.
@@ -350,7 +382,10 @@ mod tests {
                 "subledger_event_seconds histogram",
                 "subledger_events_total counter",
                 "subledger_last_event_timestamp_seconds gauge",
+                "subledger_overdue_subscriptions gauge",
                 "subledger_pool_connections gauge",
+                "subledger_reconcile_last_success_timestamp_seconds gauge",
+                "subledger_reconcile_missing_total counter",
                 "subledger_signature_refusals_total counter",
                 "subledger_undecided_ties_total counter",
             ]
@@ -372,6 +407,8 @@ mod tests {
             r#"subledger_pool_connections{state="waiting"} 0"#,
             "subledger_undecided_ties_total 0",
             "subledger_last_event_timestamp_seconds 0",
+            "subledger_reconcile_missing_total 0",
+            "subledger_overdue_subscriptions 0",
             r#"subledger_event_seconds_bucket{le="+Inf"} 0"#,
             "subledger_delivery_lag_seconds_count 0",
         ] {

@@ -5,12 +5,13 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use anyhow::{Context, Result, bail};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -19,10 +20,13 @@ use crate::db::{installation, migrations, pool};
 use crate::handlers::{Handlers, Policy};
 use crate::http::limits::{self, Budget, Connections, ParsingBudget};
 use crate::http::{self, State};
-use crate::service::{Parts, Service};
+use crate::service::{Parts, Reconciler, Service};
 
 /// The most that requests under way get to finish once the server is told to stop, in seconds.
 const STOP_LIMIT_SECS: u64 = 30;
+
+/// How long the reconciler gets to give up its lease once the server has stopped.
+const RECONCILER_STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a request's head may take to arrive.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -87,6 +91,8 @@ pub fn service(config: &Config, database: Target) -> Service {
         },
         handlers: Arc::new(Handlers),
         push: config.push.clone(),
+        reconcile_every: config.reconcile_every,
+        stored_payloads: config.stored_payloads,
         metrics: Arc::default(),
         runtime: Handle::current(),
     })
@@ -116,7 +122,7 @@ impl Application {
         service.start_filling_columns();
         let background = Background::start(&service, database);
         let state = Data::new(State {
-            service,
+            service: service.clone(),
             webhook_secrets: config.webhook_secrets,
             tolerance_secs: config.tolerance_secs,
             admin_token: config.admin_token,
@@ -165,10 +171,31 @@ impl Application {
     /// Where the server itself fails.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<()> {
         let handle = self.server.handle();
-        let mut server = tokio::spawn(self.server);
-        // Ends with this function: dropping the set aborts it.
+        let (stop_reconciler, stopped) = oneshot::channel::<()>();
+        let service = self.background.service.clone();
+        let reconciler = Reconciler::new(service.clone()).run(async {
+            stopped.await.ok();
+        });
+        let reconciler = tokio::spawn(reconciler);
+        // End with this function: dropping the set aborts them.
         let mut jobs = JoinSet::new();
-        jobs.spawn(self.background.service.clone().backfill());
+        jobs.spawn(service.clone().backfill());
+        jobs.spawn(async move { service.watch_stripe(http::WEBHOOK_PATH).await });
+        let result = Self::serve(self.server, handle, &self.background.service, stop).await;
+        self.background.stop().await;
+        // The reconciler gives up its lease. It ends by itself also where nobody listens any more.
+        stop_reconciler.send(()).ok();
+        tokio::time::timeout(RECONCILER_STOP_LIMIT, reconciler).await.ok();
+        result
+    }
+
+    async fn serve(
+        server: Server,
+        handle: ServerHandle,
+        service: &Service,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let mut server = tokio::spawn(server);
         tokio::select! {
             // Not told to, and so a failure also where it ends without an error.
             ended = &mut server => {
@@ -177,11 +204,10 @@ impl Application {
             }
             () = stop => {
                 // Streams of changes would otherwise be waited for.
-                self.background.service.close_changes();
+                service.close_changes();
                 handle.stop(true).await;
             }
         }
-        self.background.stop().await;
         server.await.context("the server died")?.context("the server failed")
     }
 }

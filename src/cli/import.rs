@@ -46,7 +46,7 @@ impl Import {
     /// Must be whole before the first state is read; see [`Event::imported`].
     async fn known(&self, stripe: &Client) -> Result<Known> {
         let types: Vec<_> = subscription_types().collect();
-        let list = List::Events { types: &types, since: None };
+        let list = List::Events { types: &types, since: None, until: None };
         let mut known = Known::default();
         let mut progress = Progress::of("events read", None);
         let mut pages = stripe.pages(list, self.connect_account.as_deref());

@@ -1,7 +1,6 @@
 //! What the jobs that work on the tables share: the service over the database, Stripe's API, and an end at any point.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -12,14 +11,10 @@ use crate::db::installation;
 use crate::dev_postgres::secrets::Home;
 use crate::dev_postgres::{PrivatePostgres, RunningPostgres};
 use crate::server;
+use crate::service::patience::Patience;
+pub(super) use crate::service::patience::failure_of_its_own;
 use crate::service::{DatabaseState, Service, ServiceError};
 use crate::stripe::api::Client;
-
-/// How often a piece of work is tried again that failed because something was out of reach.
-const MAX_RETRIES: u32 = 5;
-
-/// The first pause; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs `work` on the service until it ends, or until the process is told to stop: what is in a transaction then is
 /// rolled back, and what is committed stays.
@@ -33,6 +28,19 @@ pub(super) async fn run_with_stripe(options: &Options, work: impl AsyncFnOnce(Se
     let stripe = config.stripe.clone();
     let stripe = stripe.ok_or_else(|| ConfigError::new("STRIPE_SECRET_KEY", "it is needed to ask Stripe"))?;
     run_with(&config, options, async |service| work(service, stripe).await).await
+}
+
+/// [`run`], also where the database does not answer or a migration is pending: `work` says so itself.
+pub(super) async fn run_unchecked(options: &Options, work: impl AsyncFnOnce(Service) -> Outcome) -> Outcome {
+    let signalled = serve::signalled()?;
+    let database = Database::open(options).await?;
+    let service = server::service(&options.server()?, database.target.clone());
+    let result = tokio::select! {
+        result = Box::pin(work(service)) => result,
+        name = signalled => Err(anyhow::anyhow!("{name}: stopped")),
+    };
+    database.close().await?;
+    result
 }
 
 async fn run_with(config: &Config, options: &Options, work: impl AsyncFnOnce(Service) -> Outcome) -> Outcome {
@@ -94,26 +102,14 @@ impl Database {
     }
 }
 
-/// Does `work`, again after a pause where something was out of reach. Each time is a delivery of its own.
+/// [`crate::service::patience::patiently`], for closures that borrow.
 pub(super) async fn patiently<T>(mut work: impl AsyncFnMut() -> Result<T, ServiceError>) -> Result<T, ServiceError> {
-    let mut retries = 0;
+    let mut patience = Patience::default();
     loop {
         match Box::pin(work()).await {
-            Err(ServiceError::Unavailable(error)) if retries < MAX_RETRIES => {
-                log::warn!("trying again: {error:#}");
-                tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(retries)).await;
-                retries += 1;
-            }
-            result => return result,
+            Ok(done) => return Ok(done),
+            Err(error) => patience.wait_after(error).await?,
         }
-    }
-}
-
-/// The failure of one event, or the end of the job: what is out of reach for one is so for all.
-pub(super) fn failure_of_its_own(error: ServiceError) -> Result<String> {
-    match error {
-        ServiceError::Failed(error) => Ok(format!("{error:#}")),
-        ServiceError::Unavailable(error) => Err(error.context("stopped; what is done is kept, run it again")),
     }
 }
 

@@ -2,7 +2,9 @@
 //! (`simulate` gives an account a local trial, as an application does).
 
 mod changes;
-pub(crate) mod duration;
+mod doctor;
+mod duration;
+mod erase;
 mod grants;
 mod health;
 mod import;
@@ -15,6 +17,7 @@ mod replay;
 mod samples;
 mod send;
 mod serve;
+mod setup;
 pub(crate) mod target;
 
 use std::process::ExitCode;
@@ -45,6 +48,10 @@ enum Command {
     Migrate,
     /// Print or run the SQL that gives the application's role and the server's what they need, and no more
     Grants(grants::Grants),
+    /// Create the webhook endpoint at Stripe, or bring it up to date (needs STRIPE_SECRET_KEY)
+    Setup(setup::Setup),
+    /// Say what is wrong between Stripe, this deployment and the database; exits 1 if anything is
+    Doctor,
     /// Sign a sample or your own event and post it
     Send(send::Send),
     /// Read Stripe's event list and apply what never arrived; report drift (needs STRIPE_SECRET_KEY)
@@ -57,6 +64,8 @@ enum Command {
     Changes(changes::Changes),
     /// Delete idempotency rows, failures and changes that are old; parked events and last changes stay
     Prune(prune::Prune),
+    /// Remove a customer's personal data from everything that is stored
+    Erase(erase::Erase),
     /// Ask a running server whether it serves; ends with 0 or 1 (for a container's health check)
     Health(health::Health),
     /// Send whole subscription lives, shuffled, duplicated and in parallel, and compare the tables with the truth
@@ -116,12 +125,15 @@ fn run(cli: Cli) -> Outcome {
             Command::Serve => serve::run(&cli.options).await,
             Command::Migrate => migrate::run(&cli.options).await,
             Command::Grants(grants) => grants.run(&cli.options).await,
+            Command::Setup(setup) => setup.run(&cli.options).await,
+            Command::Doctor => doctor::run(&cli.options).await,
             Command::Send(send) => send.run(&cli.options).await,
             Command::Reconcile(reconcile) => reconcile.run(&cli.options).await,
             Command::Import(import) => import.run(&cli.options).await,
             Command::Replay(replay) => replay.run(&cli.options).await,
             Command::Changes(changes) => changes.run(&cli.options).await,
             Command::Prune(prune) => prune.run(&cli.options).await,
+            Command::Erase(erase) => erase.run(&cli.options).await,
             Command::Health(health) => health.run(&cli.options).await,
             Command::Simulate(simulate) => simulate.run(&cli.options).await,
         }

@@ -98,6 +98,23 @@ diesel::table! {
 }
 
 diesel::table! {
+    reconcile_state (is_only) {
+        is_only -> Bool,
+        holder -> Nullable<Uuid>,
+        leased_until -> Nullable<Timestamptz>,
+        read_until -> Nullable<Timestamptz>,
+        started_at -> Nullable<Timestamptz>,
+        finished_at -> Nullable<Timestamptz>,
+        succeeded_at -> Nullable<Timestamptz>,
+        events_read -> Int8,
+        events_missing -> Int8,
+        events_failed -> Int8,
+        subscriptions_differing -> Int8,
+        error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     stripe_events (id) {
         id -> Text,
         #[sql_name = "type"]
@@ -176,6 +193,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     customer_links,
     entitlement_settings,
     event_failures,
+    reconcile_state,
     stripe_events,
     subscriptions,
 );

@@ -8,6 +8,7 @@ use super::{Context, HandlerError, Note, Outcome, Question, Subject, Work};
 use crate::db::subscriptions::{Row, State};
 use crate::db::{Conn, events};
 use crate::handlers::ordering::{self, Peer};
+use crate::stripe::redact::comparable;
 use crate::stripe::signature::Verified;
 use crate::stripe::{Event, IMPORTED, Kind, Subscription};
 
@@ -102,7 +103,7 @@ async fn compare_previous_values(
         return Ok(Outcome::Stale);
     };
     let stored = known.iter().position(|known| Some(&known.id) == row.as_of.last_event_id.as_ref());
-    let data: Vec<Value> = known.iter().map(Event::data).collect();
+    let data: Vec<Value> = known.iter().map(|known| comparable(known.data())).collect();
     let peers = data.iter().map(|data| Peer { object: &data["object"], previous: data.get("previous_attributes") });
     let peers: Vec<_> = peers.collect();
     let verdict = ordering::newest_of(&peers, stored, newcomer);

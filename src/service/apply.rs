@@ -21,6 +21,7 @@ use crate::handlers::{
 };
 use crate::metrics::FailureReason;
 use crate::stripe::Event;
+use crate::stripe::redact::{StoredPayloads, redact};
 
 /// How long recording a failure may take: Stripe waits for the answer.
 const RECORDING_LIMIT: Duration = Duration::from_secs(3);
@@ -89,7 +90,15 @@ impl Service {
     /// # Errors
     /// [`ServiceError`]: nothing is known to be committed but, if the database could take it, a row in `event_failures`.
     pub async fn apply(&self, event: Event) -> Result<Recorded, ServiceError> {
-        self.submit(Submission { event: Arc::new(event), recording: Recording::First }).await
+        self.submit(Submission { event: Arc::new(self.as_stored(event)), recording: Recording::First }).await
+    }
+
+    /// The event with the payload in the form in which it is stored.
+    fn as_stored(&self, mut event: Event) -> Event {
+        if self.parts().stored_payloads == StoredPayloads::Redacted {
+            event.payload = redact(&event.payload);
+        }
+        event
     }
 
     /// Queues an event for the group commit and waits until it is applied.

@@ -5,8 +5,10 @@ mod accounts;
 mod apply;
 mod backfill;
 mod changes;
+pub mod doctor;
 mod drift;
 mod entitlement;
+mod erase;
 mod error;
 mod fill_columns;
 mod group_commit;
@@ -15,8 +17,11 @@ mod history;
 mod items;
 mod overview;
 mod parked;
+pub mod patience;
 mod push;
 mod read;
+pub mod reconcile;
+mod reconciler;
 mod replay;
 mod search;
 mod sessions;
@@ -24,7 +29,7 @@ mod turns;
 mod upkeep;
 mod writes;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -33,12 +38,15 @@ use tokio::task::JoinSet;
 pub use accounts::{AccountChange, Customer, Linked, NewAccount, Unlinked, Unlinking};
 pub use apply::Recorded;
 pub use changes::{ChangePage, ChangeReader};
+pub use doctor::{Check, Finding};
 pub use drift::{Comparison, Difference};
+pub use erase::Erased;
 pub use error::ServiceError;
 pub use health::DatabaseState;
 pub use overview::{CHART_DAYS, CHART_HOURS, COUNT_LIMIT, LAG_EVENTS, Overview};
 pub use push::{PendingChanges, Push};
 pub use read::{AccountPage, AccountView, EventPage, EventView};
+pub use reconciler::Reconciler;
 pub use replay::Replayed;
 pub use search::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
 pub use sessions::SessionId;
@@ -54,6 +62,7 @@ use crate::db::pool::Pool;
 use crate::handlers::{Handle as HandleEvent, Policy};
 use crate::metrics::{Metrics, PoolFigures};
 use crate::stripe::api;
+use crate::stripe::redact::StoredPayloads;
 
 /// What the service is made of; nothing here is read from the environment.
 pub struct Parts {
@@ -73,6 +82,10 @@ pub struct Parts {
     pub handlers: Arc<dyn HandleEvent>,
     /// Where changes are pushed; `None` without `CHANGES_URL`.
     pub push: Option<Push>,
+    /// How often the server reconciles by itself; `None` if it does not.
+    pub reconcile_every: Option<Duration>,
+    /// The form in which payloads are stored.
+    pub stored_payloads: StoredPayloads,
     /// Where what happens is counted.
     pub metrics: Arc<Metrics>,
     /// The runtime on which all database work runs.
@@ -93,6 +106,8 @@ struct Inner {
     finished_hours: overview::FinishedHours,
     feed: changes::Feed,
     health: LastCheck,
+    /// What was wrong at Stripe when the server last looked.
+    stripe_findings: Mutex<Vec<Finding>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -123,6 +138,7 @@ impl Service {
             finished_hours: Default::default(),
             feed: Default::default(),
             health: LastCheck::default(),
+            stripe_findings: Mutex::default(),
         });
         // Weak: the workers end when the service is dropped.
         let weak = Arc::downgrade(&inner);

@@ -53,16 +53,43 @@ impl Event {
         newest: Option<&Newest>,
         list_began: Option<DateTime<Utc>>,
     ) -> Result<Self, InvalidPayload> {
-        let object = subscription.object();
-        let id = subscription.id().ok_or(InvalidPayload::NotAnEvent("id"))?;
         let covers = newest.map(|newest| newest.event_ids.as_slice()).unwrap_or_default();
         let as_of = match newest {
             Some(newest) => Some(newest.created),
-            None => object.get("created").and_then(Value::as_i64).and_then(json::timestamp).max(list_began),
+            None => {
+                subscription.object().get("created").and_then(Value::as_i64).and_then(json::timestamp).max(list_began)
+            }
         };
-        let read = json!([connect_account, object, covers]).to_string();
+        let read = json!([connect_account, subscription.object(), covers]);
+        Self::record(subscription, connect_account, as_of, covers, &read)
+    }
+
+    /// The record of a state that Stripe showed at `as_of`, by Stripe's clock: what `serve` applies for a subscription
+    /// that is overdue. Events of that second and before are older.
+    ///
+    /// # Errors
+    /// Where the object has no id, or one of no use.
+    pub fn observed(
+        subscription: &Fetched,
+        connect_account: Option<&str>,
+        as_of: DateTime<Utc>,
+    ) -> Result<Self, InvalidPayload> {
+        let read = json!([connect_account, subscription.object(), as_of.timestamp()]);
+        Self::record(subscription, connect_account, Some(as_of), &[], &read)
+    }
+
+    /// `read` is what makes the record another one than those of other readings.
+    fn record(
+        subscription: &Fetched,
+        connect_account: Option<&str>,
+        as_of: Option<DateTime<Utc>>,
+        covers: &[String],
+        read: &Value,
+    ) -> Result<Self, InvalidPayload> {
+        let object = subscription.object();
+        let id = subscription.id().ok_or(InvalidPayload::NotAnEvent("id"))?;
         let mut record = json!({
-            "id": format!("import_{id}_{}", &hex::encode(Sha256::digest(read))[..16]),
+            "id": format!("import_{id}_{}", &hex::encode(Sha256::digest(read.to_string()))[..16]),
             "object": "event",
             "type": IMPORTED,
             "created": as_of.map(|as_of| as_of.timestamp()),

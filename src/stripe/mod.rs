@@ -12,6 +12,7 @@ mod json;
 mod jsonb;
 mod numbers;
 mod object;
+pub mod redact;
 pub mod signature;
 mod subscription;
 pub mod trust;

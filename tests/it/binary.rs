@@ -34,6 +34,9 @@ fn a_bad_value_stops_the_start_with_one_line_that_names_the_variable() {
         ("BODY_TIMEOUT_MS", "1.5"),
         ("STRIPE_MODE", "production"),
         ("TRUST_CONNECT_METADATA", "maybe"),
+        ("OVERDUE_AFTER", "soon"),
+        ("RECONCILE_EVERY", "0s"),
+        ("STORED_PAYLOADS", "some"),
         ("STRIPE_API_BASE", "nonsense"),
     ] {
         let output = run(subledger(folder.path()).env("STRIPE_WEBHOOK_SECRET", "whsec_test").env(variable, value));
@@ -87,6 +90,9 @@ fn help_shows_every_variable_and_no_value() {
         "POOL_SIZE",
         "POOL_TIMEOUT_MS",
         "ENTITLED_STATUSES",
+        "OVERDUE_AFTER",
+        "RECONCILE_EVERY",
+        "STORED_PAYLOADS",
         "LOG_FORMAT",
         "BODY_LIMIT_BYTES",
         "BODY_TIMEOUT_MS",

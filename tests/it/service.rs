@@ -12,6 +12,7 @@ use subledger::db::{Conn, pool};
 use subledger::handlers::{Context, Handle, Handled, HandlerError, Handlers, Outcome, Policy, Scope, Work};
 use subledger::service::{Parts, Recorded, Service, ServiceError};
 use subledger::stripe::Event as StripeEvent;
+use subledger::stripe::redact::StoredPayloads;
 use tokio::runtime::Handle as Runtime;
 
 use crate::support::Event;
@@ -29,6 +30,8 @@ fn service_with(database: &Database, pool_size: u32, handlers: impl Handle + 'st
         policy: Policy::default(),
         handlers: Arc::new(handlers),
         push: None,
+        reconcile_every: None,
+        stored_payloads: StoredPayloads::Full,
         runtime: Runtime::current(),
         metrics: std::sync::Arc::default(),
     })

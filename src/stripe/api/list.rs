@@ -23,6 +23,8 @@ pub enum List<'a> {
         types: &'a [&'a str],
         /// Nothing older than this; its second is included.
         since: Option<DateTime<Utc>>,
+        /// Nothing younger than this; its second is included.
+        until: Option<DateTime<Utc>>,
     },
     /// `GET /v1/subscriptions`, those that have ended too.
     Subscriptions,
@@ -120,8 +122,9 @@ impl Pages<'_> {
         let mut query = vec![("limit", PAGE_LIMIT.to_owned())];
         query.extend(self.after.iter().map(|id| ("starting_after", id.clone())));
         match self.list {
-            List::Events { types, since } => {
+            List::Events { types, since, until } => {
                 query.extend(since.map(|since| ("created[gte]", since.timestamp().to_string())));
+                query.extend(until.map(|until| ("created[lte]", until.timestamp().to_string())));
                 query.extend(types.iter().map(|&name| ("types[]", name.to_owned())));
                 (["events"], query)
             }

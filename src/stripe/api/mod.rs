@@ -2,6 +2,7 @@
 //!
 //! Source: <https://docs.stripe.com/api>.
 
+mod endpoints;
 mod list;
 mod retry;
 mod whole;
@@ -14,6 +15,7 @@ use reqwest::{StatusCode, Url};
 use serde_json::Value;
 use thiserror::Error;
 
+pub use endpoints::{Dated, Endpoint, EndpointError, NewEndpoint, PayloadForm};
 pub use list::{Fetched, List, Pages};
 
 use super::jsonb;
@@ -21,6 +23,9 @@ use crate::secret::Secret;
 
 /// Where Stripe's API is.
 pub const DEFAULT_BASE: &str = "https://api.stripe.com";
+
+/// The API version of every call, and of the endpoints that `setup` makes.
+pub const API_VERSION: &str = "2026-10-28.endive";
 
 /// A call that brought no answer to go by.
 #[derive(Debug, Error)]

@@ -15,6 +15,7 @@ use subledger::secret::Secret;
 use subledger::server::Application;
 use subledger::service::Push;
 use subledger::stripe::api;
+use subledger::stripe::redact::StoredPayloads;
 use subledger::stripe::signature::sign;
 use subledger::stripe::trust::{ConnectTrust, Mode};
 use tokio::sync::oneshot;
@@ -43,6 +44,9 @@ pub struct Settings {
     pub push: Option<Push>,
     pub entitled_statuses: Vec<&'static str>,
     pub ignore_unlisted_prices: bool,
+    pub overdue_after: Duration,
+    pub reconcile_every: Option<Duration>,
+    pub stored_payloads: StoredPayloads,
 }
 
 impl Default for Settings {
@@ -60,6 +64,9 @@ impl Default for Settings {
             push: None,
             entitled_statuses: vec!["active", "trialing", "past_due"],
             ignore_unlisted_prices: false,
+            overdue_after: Duration::from_secs(48 * 3_600),
+            reconcile_every: None,
+            stored_payloads: StoredPayloads::Full,
         }
     }
 }
@@ -285,9 +292,11 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
         entitlement: Entitlement {
             entitled_statuses: settings.entitled_statuses.iter().map(|status| (*status).to_owned()).collect(),
             ignore_unlisted_prices: settings.ignore_unlisted_prices,
-            overdue_after: Duration::from_secs(48 * 3_600),
+            overdue_after: settings.overdue_after,
         },
         push: settings.push.clone(),
+        reconcile_every: settings.reconcile_every,
+        stored_payloads: settings.stored_payloads,
         body_limit: settings.body_limit,
         body_timeout: settings.body_timeout,
         keep_alive: settings.keep_alive,

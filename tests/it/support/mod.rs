@@ -17,6 +17,7 @@ pub mod relay;
 pub mod schema;
 pub mod simulation;
 pub mod stripe;
+pub mod stripe_endpoints;
 pub mod world;
 
 pub use app::{Answer, Settings, TestApp};

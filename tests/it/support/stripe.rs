@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::Event;
+use super::stripe_endpoints::{self, Endpoints};
 
 /// One answer; the last one that a test gave is repeated.
 #[derive(Clone)]
@@ -32,6 +33,8 @@ struct Shared {
     listed: Mutex<Vec<Listed>>,
     /// What the next list requests are answered instead: a status and a `Retry-After`.
     refusals: Mutex<VecDeque<(u16, Option<u32>)>>,
+    /// The `Date` of answers about subscriptions; actix's own where there is none.
+    date: Mutex<Option<String>>,
 }
 
 /// A request for a page of a list that came.
@@ -59,6 +62,7 @@ pub struct Asked {
 
 pub struct StripeApi {
     shared: Arc<Shared>,
+    pub endpoints: Arc<Endpoints>,
     base: Url,
     handle: actix_web::dev::ServerHandle,
 }
@@ -78,9 +82,12 @@ impl StripeApi {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let data = Data::from(shared.clone());
+        let endpoints = Arc::new(Endpoints::default());
+        let theirs = endpoints.clone();
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(data.clone())
+                .configure(stripe_endpoints::routes(theirs.clone()))
                 .route("/v1/subscriptions/{id}", web::get().to(subscription))
                 .route("/v1/entitlements/{list}", web::get().to(list))
                 .route("/v1/{list}", web::get().to(list))
@@ -92,7 +99,7 @@ impl StripeApi {
         .run();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { shared, base, handle }
+        Self { shared, endpoints, base, handle }
     }
 
     pub fn base(&self) -> Url {
@@ -127,6 +134,18 @@ impl StripeApi {
         let mut events: Vec<_> = events.iter().rev().map(|event| event.0.clone()).collect();
         events.sort_by_key(|event| std::cmp::Reverse(event["created"].as_i64()));
         self.shared.lists.lock().unwrap().insert("events", events);
+    }
+
+    /// The events that Stripe could not deliver, from now on.
+    pub fn could_not_deliver(&self, events: &[Event]) {
+        let events = events.iter().rev().map(|event| event.0.clone()).collect();
+        self.shared.lists.lock().unwrap().insert("undelivered", events);
+    }
+
+    /// Answers about subscriptions are of this time, from now on.
+    pub fn says_it_is(&self, time: chrono::DateTime<chrono::Utc>) {
+        let date = time.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        *self.shared.date.lock().unwrap() = Some(date);
     }
 
     /// The subscriptions that Stripe has from now on, newest first; each can be fetched alone, too.
@@ -199,7 +218,11 @@ async fn subscription(request: HttpRequest, id: Path<String>, shared: Data<Share
     if let Some(gate) = canned.gate {
         gate.acquire().await.unwrap().forget();
     }
-    HttpResponse::build(StatusCode::from_u16(canned.status).unwrap()).json(canned.body)
+    let mut response = HttpResponse::build(StatusCode::from_u16(canned.status).unwrap());
+    if let Some(date) = shared.date.lock().unwrap().clone() {
+        response.insert_header(("Date", date));
+    }
+    response.json(canned.body)
 }
 
 async fn list(
@@ -219,7 +242,10 @@ async fn list(
         return response.json(json!({"error": {"type": "api_error"}}));
     }
     let lists = shared.lists.lock().unwrap();
-    let Some(objects) = lists.get(listed.path.as_str()) else {
+    let is_undelivered = listed.param("delivery_success") == Some("false");
+    let name = if is_undelivered { "undelivered" } else { listed.path.as_str() };
+    let none = Vec::new();
+    let Some(objects) = lists.get(name).or(is_undelivered.then_some(&none)) else {
         return HttpResponse::NotFound().json(json!({"error": {"type": "invalid_request_error"}}));
     };
     let number = |name: &str| listed.param(name).map(|value| value.parse::<i64>().unwrap());
@@ -236,6 +262,7 @@ async fn list(
         .iter()
         .filter(|object| types.is_empty() || types.iter().any(|name| object["type"] == **name))
         .filter(|object| number("created[gte]").is_none_or(|since| object["created"].as_i64().unwrap() >= since))
+        .filter(|object| number("created[lte]").is_none_or(|until| object["created"].as_i64().unwrap() <= until))
         .collect();
     let page: Vec<_> = matching.iter().take(limit).collect();
     HttpResponse::Ok().json(json!({

@@ -1,0 +1,181 @@
+//! Personal data: payloads that are stored without it, and customers who are erased.
+
+use serde_json::{Value, json};
+use subledger::stripe::redact::StoredPayloads;
+
+use crate::support::events::subscription;
+use crate::support::{Event, Settings, TestApp, fixture, job};
+
+const PERSONAL: [&str; 4] = ["Jo Doe", "jo@example.com", "1 Main St", "4242"];
+
+/// A subscription that shows its customer and how it is paid.
+fn expanded(id: &str, quantity: i64) -> Value {
+    let mut object = subscription(id, "cus_1", "active", quantity);
+    object["customer"] = json!({"id": "cus_1", "object": "customer", "name": "Jo Doe", "email": "jo@example.com",
+        "address": {"line1": "1 Main St"}, "metadata": {}});
+    object["default_payment_method"] = json!({"id": "pm_1", "object": "payment_method", "type": "card",
+        "card": {"last4": "4242"}, "billing_details": {"name": "Jo Doe"}});
+    object["description"] = json!("for Jo Doe");
+    object
+}
+
+fn updated(id: &str, second: i64, object: Value) -> Event {
+    Event::new(id, "customer.subscription.updated", second, object)
+}
+
+async fn redacting() -> TestApp {
+    TestApp::start_with(Settings { stored_payloads: StoredPayloads::Redacted, ..Settings::default() }, None).await
+}
+
+/// Everything that is stored in payloads.
+async fn stored(app: &TestApp) -> String {
+    let query = "SELECT to_jsonb(coalesce(string_agg(payload::text, ' '), '')) FROM
+                 (SELECT payload FROM stripe_events UNION ALL SELECT payload FROM event_failures) AS stored";
+    app.json(query, &[]).await[0].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn is_clean(stored: &str) {
+    PERSONAL.iter().for_each(|personal| assert!(!stored.contains(personal), "{personal} is in {stored}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redacted_payloads_hold_no_personal_data_and_replay_to_the_same_row() {
+    let (redacting, full) = (redacting().await, TestApp::start().await);
+    let event = updated("evt_1", 100, expanded("sub_1", 3));
+    for app in [&redacting, &full] {
+        assert_eq!(app.deliver(&event).await.outcome(), "parked");
+        app.execute("ALTER TABLE subscriptions ADD CONSTRAINT few_seats CHECK (seat_limit < 9)").await;
+    }
+    is_clean(&stored(&redacting).await);
+    assert!(stored(&full).await.contains("Jo Doe"));
+    for app in [&redacting, &full] {
+        app.account_of("cus_1").await;
+        job::run(app, None, &["replay", "--parked"]).await.ends_with(0);
+        assert_eq!(app.deliver(updated("evt_2", 200, expanded("sub_1", 9))).await.status, 500);
+    }
+    is_clean(&stored(&redacting).await);
+    assert_eq!(redacting.count("event_failures").await, 1);
+    let row = async |app: &TestApp| {
+        app.execute("ALTER TABLE subscriptions DROP CONSTRAINT few_seats").await;
+        let mut command = job::command(app, None, &["replay", "--failed"]);
+        let form = if std::ptr::eq(app, &redacting) { "redacted" } else { "full" };
+        job::wait(command.env("STORED_PAYLOADS", form).spawn().unwrap()).await.ends_with(0);
+        let mut row = app.subscription("sub_1").await;
+        for own in ["id", "account_id", "created_at", "updated_at"] {
+            row[own].take();
+        }
+        row
+    };
+    let rows = (row(&redacting).await, row(&full).await);
+    assert_eq!(rows.0, rows.1);
+    assert_eq!((&rows.0["seat_limit"], &rows.0["last_event_id"]), (&json!(9), &json!("evt_2")));
+    is_clean(&stored(&redacting).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ties_come_to_the_same_from_redacted_payloads() {
+    // The first changes the seats and the text, the second the seats alone: by their former values it follows.
+    let tie = |description: &str| {
+        let (mut first, mut second) = (expanded("sub_1", 2), expanded("sub_1", 3));
+        first["description"] = json!(description);
+        second["description"] = json!(description);
+        let was = |seats: i64| json!({"items": {"data": [{"quantity": seats}]}, "description": "for Jo"});
+        [updated("evt_1", 100, first).with_previous(was(1)), updated("evt_2", 100, second).with_previous(was(2))]
+    };
+    for order in [[0, 1], [1, 0]] {
+        let mut rows = Vec::new();
+        for app in [redacting().await, TestApp::start().await] {
+            app.account_of("cus_1").await;
+            let events = tie("for Jo Doe");
+            for index in order {
+                app.deliver(&events[index]).await;
+            }
+            rows.push(app.subscription("sub_1").await["seat_limit"].clone());
+        }
+        assert_eq!(rows, [3, 3], "{order:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_is_erased_from_everything_and_nobody_else_is() {
+    let app = TestApp::start().await;
+    app.execute(
+        "ALTER TABLE subscriptions ADD COLUMN IF NOT EXISTS latest_invoice_url text;
+         CREATE TABLE IF NOT EXISTS subscription_changes (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+             subscription_id uuid, account_id uuid, stripe_subscription_id text, kinds text[], before jsonb, after jsonb);",
+    )
+    .await;
+    app.account_of("cus_1").await;
+    app.deliver(updated("evt_1", 100, expanded("sub_1", 1))).await;
+    let customer = json!({"id": "cus_1", "object": "customer", "name": "Jo Doe", "email": "jo@example.com"});
+    app.deliver(Event::new("evt_2", "customer.updated", 101, customer)).await;
+    let invoice = json!({"id": "in_1", "object": "invoice", "customer": "cus_1", "subscription": "sub_1",
+        "customer_name": "Jo Doe", "customer_email": "jo@example.com", "hosted_invoice_url": "https://invoice.example/1"});
+    app.deliver(Event::new("evt_3", "invoice.paid", 102, invoice)).await;
+    let other = json!({"id": "cus_2", "object": "customer", "name": "Jo Doe", "email": "jo@example.com"});
+    app.deliver(Event::new("evt_4", "customer.updated", 103, other)).await;
+    app.execute("ALTER TABLE subscriptions ADD CONSTRAINT few_seats CHECK (seat_limit < 9)").await;
+    assert_eq!(app.deliver(updated("evt_5", 104, expanded("sub_1", 9))).await.status, 500);
+    app.execute(
+        "UPDATE subscriptions SET latest_invoice_url = 'https://invoice.example/1';
+         DELETE FROM subscription_changes;
+         INSERT INTO subscription_changes (subscription_id, account_id, stripe_subscription_id, kinds, before, after)
+         SELECT id, account_id, 'sub_1', '{invoice_changed}', NULL,
+                '{\"status\": \"active\", \"latest_invoice_url\": \"https://invoice.example/1\"}' FROM subscriptions;",
+    )
+    .await;
+    let row = app.subscription("sub_1").await;
+
+    let ran = job::run(&app, None, &["erase", "--customer", "cus_1"]).await;
+    ran.ends_with(0);
+    assert!(ran.out.contains("3 events, 1 failed attempts, 1 subscriptions, 1 changes"), "{}", ran.out);
+    let others = app.event_row("evt_4").await;
+    assert!(others["payload"].to_string().contains("Jo Doe"));
+    app.execute("DELETE FROM stripe_events WHERE id = 'evt_4'").await;
+    let left = stored(&app).await;
+    is_clean(&left);
+    assert!(!left.contains("invoice.example"), "{left}");
+    let mut expected = row;
+    let now = app.subscription("sub_1").await;
+    expected["latest_invoice_url"] = Value::Null;
+    expected["updated_at"] = now["updated_at"].clone();
+    assert_eq!(now, expected);
+    let change = app.json("SELECT jsonb_build_array(before, after) FROM subscription_changes", &[]).await;
+    assert_eq!(change, [json!([null, {"status": "active", "latest_invoice_url": null}])]);
+    // What it is kept for: a second delivery is a duplicate, and the failed one can be replayed.
+    assert_eq!(app.deliver(updated("evt_1", 100, expanded("sub_1", 1))).await.outcome(), "duplicate");
+    app.execute("ALTER TABLE subscriptions DROP CONSTRAINT few_seats").await;
+    job::run(&app, None, &["replay", "--failed"]).await.ends_with(0);
+    assert_eq!(app.subscription("sub_1").await["seat_limit"], 9);
+    let again = job::run(&app, None, &["erase", "--customer", "cus_9"]).await;
+    again.ends_with(0);
+    job::run(&app, None, &["erase", "--customer", "Jo Doe"]).await.ends_with(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn erasing_is_one_transaction() {
+    let app = TestApp::start().await;
+    app.account_of("cus_1").await;
+    app.deliver(updated("evt_1", 100, expanded("sub_1", 1))).await;
+    app.execute("ALTER TABLE subscriptions ADD CONSTRAINT few_seats CHECK (seat_limit < 9)").await;
+    app.deliver(updated("evt_2", 101, expanded("sub_1", 9))).await;
+    let before = stored(&app).await;
+    // The failed attempts come after the events.
+    app.execute("ALTER TABLE event_failures ADD CONSTRAINT as_it_is CHECK (payload::text LIKE '%Jo Doe%')").await;
+    job::run(&app, None, &["erase", "--customer", "cus_1"]).await.ends_with(1);
+    assert_eq!(stored(&app).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fixtures_are_stored_without_the_names_in_them() {
+    let app = redacting().await;
+    for name in ["basil/invoice.paid", "basil/checkout.session.completed", "classic/invoice.payment_failed.expanded"] {
+        let event = fixture(name);
+        assert_eq!(app.deliver(&event).await.status, 200, "{name}");
+    }
+    let stored = stored(&app).await;
+    for personal in ["Harbour", "billing@"] {
+        assert!(!stored.contains(personal), "{personal} is in {stored}");
+    }
+}
