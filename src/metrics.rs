@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::stripe::NAMED_TYPES;
+use crate::stripe::api::RequestOutcome;
 use crate::stripe::signature::SignatureError;
 
 /// The label of a type that is not counted under its own name: one that the contract does not name.
@@ -78,6 +79,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Hash, PartialEq, Eq)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Hash, PartialEq, Eq)]
 struct StateLabel {
     state: &'static str,
 }
@@ -92,6 +98,7 @@ pub struct Metrics {
     lag: Histogram,
     pool: Family<StateLabel, Gauge>,
     undecided_ties: Counter,
+    stripe_requests: Family<OutcomeLabel, Counter>,
     last_event: Gauge,
 }
 
@@ -112,6 +119,7 @@ impl Default for Metrics {
             lag: Histogram::new(LAG_BUCKETS),
             pool: Family::default(),
             undecided_ties: Counter::default(),
+            stripe_requests: Family::default(),
             last_event: Gauge::default(),
         };
         metrics.register();
@@ -151,6 +159,7 @@ impl Metrics {
             "States of one second that could not be told apart; the one that came last was taken",
             self.undecided_ties.clone(),
         );
+        registry.register("stripe_requests", "Calls to Stripe's API, by what came back", self.stripe_requests.clone());
         registry.register(
             "last_event_timestamp_seconds",
             "Unix time at which the last signed event was recorded or found recorded; 0 before the first",
@@ -174,6 +183,9 @@ impl Metrics {
             [SignatureError::Absent, SignatureError::Malformed, SignatureError::Mismatch, SignatureError::Expired]
         {
             self.refusals.get_or_create(&refusal(reason)).inc_by(0);
+        }
+        for outcome in RequestOutcome::ALL {
+            self.stripe_requests.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc_by(0);
         }
         for state in ["in_use", "idle", "waiting"] {
             self.pool.get_or_create(&StateLabel { state }).set(0);
@@ -210,6 +222,11 @@ impl Metrics {
     /// A state was taken though it could be older than the one it replaced.
     pub fn undecided_tie(&self) {
         self.undecided_ties.inc();
+    }
+
+    /// A call to Stripe's API ended.
+    pub fn stripe_request(&self, outcome: RequestOutcome) {
+        self.stripe_requests.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
     }
 
     /// The last event came at this time.
@@ -304,6 +321,7 @@ mod tests {
                 "subledger_last_event_timestamp_seconds gauge",
                 "subledger_pool_connections gauge",
                 "subledger_signature_refusals_total counter",
+                "subledger_stripe_requests_total counter",
                 "subledger_undecided_ties_total counter",
             ]
         );
@@ -323,6 +341,7 @@ mod tests {
             r#"subledger_pool_connections{state="idle"} 5"#,
             r#"subledger_pool_connections{state="waiting"} 0"#,
             "subledger_undecided_ties_total 0",
+            r#"subledger_stripe_requests_total{outcome="not_found"} 0"#,
             "subledger_last_event_timestamp_seconds 0",
             r#"subledger_event_seconds_bucket{le="+Inf"} 0"#,
             "subledger_delivery_lag_seconds_count 0",

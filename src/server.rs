@@ -17,6 +17,7 @@ use crate::db::connect::Target;
 use crate::db::{migrations, pool};
 use crate::descriptors;
 use crate::http::{self, Budget, State};
+use crate::metrics::Metrics;
 use crate::service::{Parts, Service};
 
 /// The most that requests under way get to finish once the server is told to stop, in seconds.
@@ -45,13 +46,18 @@ impl std::fmt::Debug for Application {
 
 /// The service over `database`, as it is configured. All its work will run on the runtime that this is called on.
 pub fn service(config: &Config, database: Target) -> Service {
+    let metrics = Arc::<Metrics>::default();
+    if let Some(stripe) = &config.stripe {
+        let metrics = metrics.clone();
+        stripe.observe(move |outcome| metrics.stripe_request(outcome));
+    }
     Service::new(Parts {
         pool: pool::build(database, config.pool_size, config.pool_timeout),
         turn_timeout: config.pool_timeout,
         stripe: config.stripe.clone(),
         plans: config.plans.clone(),
         entitled_statuses: config.entitled_statuses.clone(),
-        metrics: Arc::default(),
+        metrics,
         runtime: Handle::current(),
     })
 }

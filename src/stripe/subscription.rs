@@ -95,7 +95,7 @@ impl Subscription {
         Ok(Self {
             id: object.id.clone().ok_or(SubscriptionError::NoId)?,
             status: object.status.clone().ok_or(SubscriptionError::NoStatus)?,
-            customer_id: object.customer.clone(),
+            customer_id: object.any_customer().map(str::to_owned),
             price_id: price_id.map(str::to_owned),
             named_plan: price_id.and_then(|id| plans.plan(id)).or_else(lookup_key).map(str::to_owned),
             seat_limit: item.and_then(|item| item.seats),

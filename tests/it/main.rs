@@ -41,6 +41,7 @@ mod shapes;
 mod shortcut;
 mod stop;
 mod strangers;
+mod stripe_api;
 mod together;
 mod unsafe_code;
 mod variants;

@@ -9,7 +9,7 @@ use super::missing::Window;
 use crate::cli::job;
 use crate::cli::progress::Progress;
 use crate::service::{Comparison, Service};
-use crate::stripe::api::Client;
+use crate::stripe::api::{Client, Scope};
 
 /// Each is a call to Stripe, so there is an end to how many are made.
 const MOST_COMPARED: usize = 10_000;
@@ -26,7 +26,7 @@ pub(super) async fn report(
     service: &Service,
     stripe: &Client,
     window: &Window,
-    connect_account: Option<&str>,
+    scope: &Scope,
     is_dry_run: bool,
 ) -> Result<usize> {
     let rest = window.subscriptions.keys().filter(|id| !window.touched.contains(*id));
@@ -37,8 +37,7 @@ pub(super) async fn report(
     }
     let mut progress = Progress::of("subscriptions compared", Some(compared));
     let mut comparisons = stream::iter(ids.into_iter().map(async |id| {
-        let of_event = window.subscriptions.get(id).and_then(Option::as_deref);
-        let comparison = compare_twice(service, stripe, id, of_event.or(connect_account)).await?;
+        let comparison = compare_twice(service, stripe, id, window.subscriptions.get(id).unwrap_or(scope)).await?;
         anyhow::Ok((id, comparison))
     }))
     .buffered(AT_ONCE);
@@ -68,29 +67,19 @@ fn lines(id: &str, comparison: Option<&Comparison>, would_be_mended: bool) -> Ve
     }
 }
 
-async fn compare_twice(
-    service: &Service,
-    stripe: &Client,
-    id: &str,
-    connect_account: Option<&str>,
-) -> Result<Option<Comparison>> {
-    match compare(service, stripe, id, connect_account).await? {
+async fn compare_twice(service: &Service, stripe: &Client, id: &str, scope: &Scope) -> Result<Option<Comparison>> {
+    match compare(service, stripe, id, scope).await? {
         Some(Comparison::Differs(_) | Comparison::Absent) => {
             tokio::time::sleep(SECOND_LOOK).await;
-            compare(service, stripe, id, connect_account).await
+            compare(service, stripe, id, scope).await
         }
         settled => Ok(settled),
     }
 }
 
 /// `None` where Stripe has no such subscription.
-async fn compare(
-    service: &Service,
-    stripe: &Client,
-    id: &str,
-    connect_account: Option<&str>,
-) -> Result<Option<Comparison>> {
-    let object = stripe.subscription_patiently(id, connect_account).await;
+async fn compare(service: &Service, stripe: &Client, id: &str, scope: &Scope) -> Result<Option<Comparison>> {
+    let object = stripe.subscription_patiently(id, scope.clone()).await;
     match object.with_context(|| format!("cannot read subscription {id} from Stripe"))? {
         None => Ok(None),
         Some(object) => {

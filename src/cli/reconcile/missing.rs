@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::cli::job;
 use crate::cli::progress::Progress;
 use crate::service::Service;
-use crate::stripe::api::{Client, Fetched, List};
+use crate::stripe::api::{Client, Fetched, List, Scope};
 use crate::stripe::{Event, handled_types};
 
 /// The events since some time.
@@ -20,8 +20,8 @@ pub(super) struct Window {
     pub(super) count: usize,
     /// Those that have no idempotency row, oldest first. Only these are kept whole.
     pub(super) missing: Vec<Fetched>,
-    /// The subscriptions that any of the events is about, each with the connected account that it belongs to.
-    pub(super) subscriptions: BTreeMap<String, Option<String>>,
+    /// The subscriptions that any of the events is about, each with the account on whose behalf it is read.
+    pub(super) subscriptions: BTreeMap<String, Scope>,
     /// Those that a missing event is about.
     pub(super) touched: BTreeSet<String>,
 }
@@ -32,7 +32,7 @@ impl Window {
         service: &Service,
         stripe: &Client,
         since: Option<DateTime<Utc>>,
-        connect_account: Option<&str>,
+        scope: &Scope,
     ) -> Result<Self> {
         let types: Vec<_> = handled_types().collect();
         let list = List::Events { types: &types, since };
@@ -40,10 +40,10 @@ impl Window {
             Self { count: 0, missing: Vec::new(), subscriptions: BTreeMap::new(), touched: BTreeSet::new() };
         let mut seen = HashSet::new();
         let mut progress = Progress::of("events read", None);
-        let mut pages = stripe.pages(list, connect_account);
+        let mut pages = stripe.pages(list, scope.clone());
         while let Some(page) = pages.next().await.context("cannot read Stripe's events")? {
             progress.advance(page.len());
-            window.note(service, page, connect_account, &mut seen).await?;
+            window.note(service, page, scope, &mut seen).await?;
         }
         window.count = seen.len();
         window.missing.reverse();
@@ -55,16 +55,16 @@ impl Window {
         &mut self,
         service: &Service,
         page: Vec<Fetched>,
-        connect_account: Option<&str>,
+        scope: &Scope,
         seen: &mut HashSet<String>,
     ) -> Result<()> {
         let mut new = Vec::new();
         for fetched in page {
-            let fetched = fetched.of_account(connect_account);
+            let fetched = fetched.read_in(scope);
             let event = Event::parse(&fetched.verified()).context("Stripe listed what is no event")?;
             if seen.insert(event.id.clone()) {
                 if let Some(id) = &event.subscription_id {
-                    self.subscriptions.insert(id.clone(), event.connect_account.clone());
+                    self.subscriptions.insert(id.clone(), event.scope());
                 }
                 new.push((event.id, event.subscription_id, fetched));
             }

@@ -15,7 +15,7 @@ use super::{Outcome, duration, job};
 use crate::config::Options;
 use crate::service::{Recorded, Service};
 use crate::stripe::Event;
-use crate::stripe::api::Client;
+use crate::stripe::api::{Client, Scope};
 
 /// Stripe lists its events for so long.
 const STRIPES_MEMORY: Duration = Duration::from_secs(30 * 86_400);
@@ -47,11 +47,11 @@ impl Reconcile {
         if self.since > STRIPES_MEMORY {
             eprintln!("Stripe lists its events for 30 days; what is older cannot be read");
         }
-        let connect_account = self.connect_account.as_deref();
-        let window = Window::read(service, stripe, self.window_start(), connect_account).await?;
+        let scope = Scope::from(self.connect_account.as_deref());
+        let window = Window::read(service, stripe, self.window_start(), &scope).await?;
         println!("read {} events, {} never arrived", window.count, window.missing.len());
         let failed = self.apply(service, &window).await?;
-        let drifted = drift::report(service, stripe, &window, connect_account, self.dry_run).await?;
+        let drifted = drift::report(service, stripe, &window, &scope, self.dry_run).await?;
         match (failed, drifted) {
             (0, 0) => Ok(()),
             (0, drifted) => bail!("{drifted} subscriptions differ from Stripe's"),

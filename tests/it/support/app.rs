@@ -37,6 +37,7 @@ pub struct Settings {
     pub secrets: Vec<&'static str>,
     pub admin_token: Option<&'static str>,
     pub stripe_timeout: Duration,
+    pub stripe_reads_per_second: u32,
 }
 
 impl Default for Settings {
@@ -51,6 +52,7 @@ impl Default for Settings {
             secrets: vec![WEBHOOK_SECRET],
             admin_token: Some(ADMIN_TOKEN),
             stripe_timeout: Duration::from_secs(5),
+            stripe_reads_per_second: 10_000,
         }
     }
 }
@@ -254,7 +256,8 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
         bind_addr: "127.0.0.1:0".parse().unwrap(),
         webhook_secrets: settings.secrets.iter().copied().map(Secret::new).collect(),
         stripe: stripe.map(|stripe| {
-            api::Client::new(stripe.base(), Secret::new("sk_test_key"), settings.stripe_timeout).unwrap()
+            let (base, key) = (stripe.base(), Secret::new("sk_test_key"));
+            api::Client::with_rate(base, key, settings.stripe_timeout, settings.stripe_reads_per_second).unwrap()
         }),
         admin_token: settings.admin_token.map(Secret::new),
         tolerance_secs: 300,
