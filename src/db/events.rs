@@ -91,7 +91,7 @@ pub async fn waiting_for(
 pub async fn of_one_second(conn: &mut Conn, subscription_id: &str, created: DateTime<Utc>) -> QueryResult<Vec<String>> {
     table::table
         .filter(table::subscription_id.eq(subscription_id).and(table::created.eq(created)))
-        .filter(table::type_.like("customer.subscription.%"))
+        .filter(table::type_.like("customer.subscription.%").or(table::type_.like("v1.customer.subscription.%")))
         .order(table::id)
         .select(sql::<Text>("payload::text"))
         .load(conn)

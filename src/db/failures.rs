@@ -21,11 +21,11 @@ pub struct Failure {
     pub error: String,
 }
 
-/// Records a failed attempt at `event`.
+/// Records a failed attempt at `event`, under the id of what was delivered.
 pub async fn insert(conn: &mut Conn, event: &Event, error: &str) -> QueryResult<usize> {
     diesel::insert_into(table::table)
         .values((
-            table::event_id.eq(&event.id),
+            table::event_id.eq(event.delivered_id()),
             table::type_.eq(&event.event_type),
             table::error.eq(error),
             table::api_version.eq(&event.api_version),

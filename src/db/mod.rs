@@ -10,6 +10,7 @@ mod hosts;
 pub mod listing;
 pub mod locks;
 pub mod migrations;
+pub mod notifications;
 pub mod overview;
 pub mod pool;
 pub mod raw_json;

@@ -38,6 +38,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    event_notifications (notification_id) {
+        notification_id -> Text,
+        event_id -> Text,
+    }
+}
+
+diesel::table! {
     stripe_events (id) {
         id -> Text,
         #[sql_name = "type"]
@@ -52,6 +59,7 @@ diesel::table! {
         subscription_id -> Nullable<Text>,
         account_id -> Nullable<Uuid>,
         payload -> Jsonb,
+        notification_id -> Nullable<Text>,
     }
 }
 
@@ -85,12 +93,14 @@ diesel::table! {
 }
 
 diesel::joinable!(account_customers -> accounts (account_id));
+diesel::joinable!(event_notifications -> stripe_events (event_id));
 diesel::joinable!(subscriptions -> accounts (account_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
     account_customers,
     accounts,
     event_failures,
+    event_notifications,
     stripe_events,
     subscriptions,
 );

@@ -14,6 +14,7 @@ mod queue;
 mod read;
 mod replay;
 mod search;
+mod thin;
 mod transaction;
 mod upkeep;
 mod watched;

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{Entitlement, HEALTH_LIMIT, READ_LIMIT, Service, ServiceError};
 use crate::db::failures::Failure;
 use crate::db::listing::{Filter, Listed};
-use crate::db::{accounts, events, failures, listing, migrations, subscriptions};
+use crate::db::{accounts, events, failures, listing, migrations, notifications, subscriptions};
 
 /// One event, with its failed attempts.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ pub enum DatabaseState {
 }
 
 impl Service {
-    /// The event with this id, also one that only ever failed.
+    /// The event with this id, or that of the thin notification with this id; also one that only ever failed.
     ///
     /// # Errors
     /// [`ServiceError`] where the database does not answer.
@@ -62,6 +62,7 @@ impl Service {
         let service = self.clone();
         self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
+            let id = notifications::event_of(&mut conn, &id).await?.unwrap_or(id);
             let Some(event) = listing::find(&mut conn, &id).await? else {
                 return Ok(None);
             };

@@ -3,7 +3,7 @@
 use super::deliver::Recorded;
 use super::transaction::{Work, WorkError};
 use super::{Service, ServiceError};
-use crate::db::{Conn, events, failures};
+use crate::db::{Conn, events, failures, notifications};
 use crate::handlers::{self, Context, Note, Waiting};
 use crate::stripe::Event;
 use crate::stripe::signature::Verified;
@@ -49,13 +49,14 @@ impl Service {
         let service = self.clone();
         self.on_runtime(async move {
             let mut conn = service.connection().await?;
+            let id = notifications::event_of(&mut conn, &id).await?.unwrap_or(id);
             let recorded = events::find(&mut conn, &id).await?;
             let failed = if recorded.is_none() { failures::payload(&mut conn, &id).await? } else { None };
             drop(conn);
             match (recorded, failed) {
                 (Some((outcome, payload)), _) if outcome == "parked" => service.wake(stored(payload)?).await,
                 (Some(_), _) => Ok(Replayed::AlreadyRecorded),
-                (None, Some(payload)) => match service.apply(stored(payload)?).await? {
+                (None, Some(payload)) => match service.deliver_stored(&id, stored(payload)?).await? {
                     Recorded::First(outcome) => Ok(Replayed::Now(outcome.as_str().to_owned())),
                     Recorded::Duplicate => Ok(Replayed::AlreadyRecorded),
                 },

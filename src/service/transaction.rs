@@ -9,6 +9,7 @@ use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use rand::RngExt;
 use thiserror::Error;
 
+use super::thin::ThinError;
 use super::{ATTEMPT_LIMIT, Service, watched};
 use crate::db::Conn;
 use crate::db::pool::{PoolGetError, Pooled};
@@ -74,6 +75,8 @@ pub(super) enum AttemptError {
         #[source]
         source: ApiError,
     },
+    #[error("the event of the notification cannot be fetched")]
+    Thin(#[from] ThinError),
     #[error("Stripe had to be asked too often")]
     TooManyQuestions,
     #[error(transparent)]
@@ -95,6 +98,7 @@ impl AttemptError {
                 _,
             ))) => true,
             Self::Handler(error) => is_conflict(error) || is_full(error),
+            Self::Thin(error) => error.is_unavailability(),
             Self::Died => false,
             _ => true,
         }
@@ -121,6 +125,8 @@ impl AttemptError {
         match self {
             Self::Pool(_) | Self::Lost(_) | Self::ReadOnly(_) => FailureReason::Database,
             Self::TimedOut | Self::Turn => FailureReason::Timeout,
+            Self::Thin(_) if self.is_unavailability() => FailureReason::Stripe,
+            Self::Thin(_) => FailureReason::Handler,
             Self::Stripe { .. } | Self::TooManyQuestions | Self::Handler(HandlerError::NeedsStripe(_)) => {
                 FailureReason::Stripe
             }

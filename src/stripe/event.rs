@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::api::Scope;
 use super::object::Object;
+use super::thin::{self, Notification, Related};
 use super::{IMPORTED, json, jsonb};
 use crate::stripe::signature::Verified;
 
@@ -129,6 +130,10 @@ pub struct Event {
     pub subscription_id: Option<String>,
     /// The accounts of ours that the object itself names, the one that counts first; whether or not they exist.
     pub named_account_ids: Vec<Uuid>,
+    /// What it names, if it is a thin event.
+    pub notification: Option<Notification>,
+    /// The thin event through which it became known, if it did not come itself.
+    pub notification_id: Option<String>,
     /// The whole event as JSON text, with what `jsonb` cannot hold replaced.
     pub payload: String,
     object: Object,
@@ -154,28 +159,41 @@ impl Event {
         let event_type = envelope.event_type.ok_or(InvalidPayload::NotAnEvent("type"))?;
         let object = envelope.data.object;
         let named = envelope.account.or_else(|| envelope.context.as_deref().and_then(account_of).map(str::to_owned));
-        // A thin event (v2) carries no object, and its types are not those of the classic ones.
-        let is_thin = envelope.object_type.as_deref() == Some("v2.core.event");
-        let kind = if object.id.is_none() || is_thin { Kind::Other } else { Kind::of(&event_type) };
+        let is_thin = envelope.object_type.as_deref() == Some(thin::OBJECT_TYPE);
+        let notification = is_thin.then(|| Notification::new(envelope.snapshot_event, envelope.related_object));
+        let kind = match object.id {
+            None => Kind::Other,
+            Some(_) if is_thin => thin::kind_with(&event_type, &object),
+            Some(_) => Kind::of(&event_type),
+        };
         // What has no id is no object to speak of.
         let object = if object.id.is_some() { object } else { Object::default() };
         let customer_ids = customer_ids(&event_type, &object);
+        let subscription_id = subscription_id(kind, &object).cloned();
+        let related = notification.as_ref().and_then(Notification::subscription_id).map(str::to_owned);
         Ok(Self {
             kind,
-            created: envelope.created,
+            created: envelope.created.and_then(|created| json::timestamp(created.timestamp())),
             api_version: envelope.api_version,
             livemode: envelope.livemode,
             connect_account: named,
             context: envelope.context,
             customer_id: customer_ids.first().cloned(),
             customer_ids,
-            subscription_id: subscription_id(kind, &object).cloned(),
+            subscription_id: subscription_id.or(related),
             named_account_ids: named_account_ids(kind, &object),
+            notification,
+            notification_id: None,
             object,
             id,
             event_type,
             payload,
         })
+    }
+
+    /// The id under which failed attempts are recorded: that of what was delivered.
+    pub fn delivered_id(&self) -> &str {
+        self.notification_id.as_deref().unwrap_or(&self.id)
     }
 
     /// On whose behalf calls about this event are made: in its `context`, else for its `account`.
@@ -219,6 +237,11 @@ struct Envelope {
     account: Option<String>,
     #[serde(deserialize_with = "json::id")]
     context: Option<String>,
+    /// Of a thin event, as the next.
+    #[serde(deserialize_with = "json::reference")]
+    snapshot_event: Option<String>,
+    #[serde(deserialize_with = "json::object")]
+    related_object: Related,
     #[serde(deserialize_with = "json::object")]
     data: Data,
 }
@@ -294,8 +317,8 @@ mod tests {
         assert_eq!(typed(r#","data":{"object":{"id":"sub_1"}}"#).kind, Kind::SubscriptionChanged);
         let thin =
             typed(r#","object":"v2.core.event","created":"2025-01-02T03:04:05.678Z","data":{"object":{"id":"s"}}"#);
-        assert_eq!(thin.kind, Kind::Other);
-        assert_eq!(thin.created.unwrap().to_rfc3339(), "2025-01-02T03:04:05.678+00:00");
+        assert_eq!(thin.kind, Kind::Other, "its type is none of the thin ones");
+        assert_eq!(thin.created.unwrap().to_rfc3339(), "2025-01-02T03:04:05+00:00");
     }
 
     #[test]

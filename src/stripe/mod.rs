@@ -12,6 +12,7 @@ mod numbers;
 mod object;
 pub mod signature;
 mod subscription;
+pub mod thin;
 
 pub use checkout::Checkout;
 pub use event::{Event, InvalidPayload, Kind, NAMED_TYPES, handled_types, subscription_types};

@@ -42,6 +42,7 @@ mod shortcut;
 mod stop;
 mod strangers;
 mod stripe_api;
+mod thin;
 mod together;
 mod unsafe_code;
 mod variants;

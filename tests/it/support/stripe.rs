@@ -195,6 +195,23 @@ impl StripeApi {
         self.shared.asked.lock().unwrap().clone()
     }
 
+    /// Waits until a path has been read.
+    pub async fn wait_until_read(&self, path: &str) {
+        for _ in 0..500 {
+            if self.asked().iter().any(|asked| asked.path == path) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} was not read");
+    }
+
+    /// Forgets every answer and request.
+    pub fn forget(&self) {
+        self.shared.answers.lock().unwrap().clear();
+        self.shared.asked.lock().unwrap().clear();
+    }
+
     /// Waits until this many requests have come in all.
     pub async fn wait_until_asked(&self, times: usize) {
         for _ in 0..500 {
