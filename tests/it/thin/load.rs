@@ -53,11 +53,11 @@ async fn run(events: usize, subscriptions: usize, reads_per_second: u32, at_once
 
 #[tokio::test(flavor = "multi_thread")]
 async fn notifications_that_wait_together_share_reads_and_none_is_lost() {
-    let ran = run(240, 4, 25, 32).await;
+    let ran = run(120, 2, 10, 40).await;
     // Each has a call for its own event at Stripe; the reads of the subscriptions are shared.
-    assert!(ran.reads < 240 + 120, "{}", ran.reads);
-    assert!(ran.refused_by_stripe < 24, "{}", ran.refused_by_stripe);
-    assert!(ran.attempts < 360, "{}", ran.attempts);
+    assert!(ran.reads < ran.attempts + 60, "{} reads, {} attempts", ran.reads, ran.attempts);
+    assert!(ran.refused_by_stripe < 12, "{}", ran.refused_by_stripe);
+    assert!(ran.attempts < 240, "{}", ran.attempts);
 }
 
 /// The whole size, by hand: `cargo test --test it -- --ignored --nocapture ten_thousand`.
