@@ -31,6 +31,7 @@ samples!(
     "invoice.payment_failed",
     "customer.subscription.paused",
     "customer.subscription.deleted",
+    "v1.customer.subscription.updated",
 );
 
 /// What to send, and where.

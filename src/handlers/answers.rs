@@ -13,8 +13,8 @@ pub struct Question {
     pub event_id: String,
     /// The subscription.
     pub subscription_id: String,
-    /// The connected account that it belongs to.
-    pub connect_account: Option<String>,
+    /// On whose behalf it is asked.
+    pub scope: crate::stripe::api::Scope,
     /// `last_event_id` of the subscription's row when the question came up. An answer is as new as that row only if
     /// the row still shows the same event.
     pub seen: Option<String>,

@@ -23,7 +23,7 @@ pub(super) async fn apply(
     let question = Question {
         event_id: event.id.clone(),
         subscription_id: subscription_id.to_owned(),
-        connect_account: event.connect_account.clone(),
+        scope: event.scope(),
         seen: row.and_then(|row| row.as_of.last_event_id),
     };
     if let Some(object) = ctx.answers.any(question.clone())? {

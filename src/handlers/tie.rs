@@ -58,7 +58,7 @@ async fn decide(
     let question = Question {
         event_id: event.id.clone(),
         subscription_id: shown.id.clone(),
-        connect_account: event.connect_account.clone(),
+        scope: event.scope(),
         seen: row.as_of.last_event_id.clone(),
     };
     let now = match ctx.answers.exact(question)? {

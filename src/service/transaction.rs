@@ -239,7 +239,7 @@ impl Service {
             return Err(HandlerError::NeedsStripe(question).into());
         };
         let answer = stripe
-            .subscription(&question.subscription_id, question.connect_account.as_deref())
+            .subscription(&question.subscription_id, question.scope.clone())
             .await
             .map_err(|source| AttemptError::Stripe { subscription_id: question.subscription_id.clone(), source })?;
         answers.note(question, answer);

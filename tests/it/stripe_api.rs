@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use subledger::secret::Secret;
-use subledger::stripe::api::{ApiError, Client, List, Resource, Scope, VERSION};
+use subledger::stripe::api::{API_VERSION, ApiError, Client, List, Resource, Scope};
 
 use crate::support::events::{invoice, subscription};
 use crate::support::{Event, Settings, StripeApi, TestApp, app, job};
@@ -34,13 +34,13 @@ async fn every_call_carries_the_pinned_version_and_on_whose_behalf_it_is_made() 
         client.subscription("sub_1", scope.clone()).await.unwrap().unwrap();
         let asked = stripe.asked().pop().unwrap();
         assert_eq!((asked.connect_account.as_deref(), asked.context.as_deref()), (account, context));
-        assert_eq!((asked.version.as_deref(), asked.path.as_str()), (Some(VERSION), "/v1/subscriptions/sub_1"));
+        assert_eq!((asked.version.as_deref(), asked.path.as_str()), (Some(API_VERSION), "/v1/subscriptions/sub_1"));
         assert_eq!(asked.authorization.as_deref(), Some("Bearer sk_test_key"));
         let list = List::Events { types: &["invoice.paid"], since: None };
         assert_eq!(client.pages(list, scope).next().await.unwrap().unwrap().len(), 0);
         let listed = stripe.listed().pop().unwrap();
         assert_eq!((listed.connect_account.as_deref(), listed.context.as_deref()), (account, context));
-        assert_eq!(listed.version.as_deref(), Some(VERSION));
+        assert_eq!(listed.version.as_deref(), Some(API_VERSION));
     }
     for resource in [Resource::Subscription, Resource::Invoice, Resource::CheckoutSession] {
         let object = json!({"object": resource.object_type(), "id": "x_1"});

@@ -33,7 +33,7 @@ pub const DEFAULT_BASE: &str = "https://api.stripe.com";
 /// The API version of every call, so that a change of the account's default version changes no answer.
 ///
 /// Source: <https://docs.stripe.com/api/versioning>.
-pub const VERSION: &str = "2026-10-28.endive";
+pub const API_VERSION: &str = "2026-10-28.endive";
 
 /// Reads a second where nothing else is configured: less than half of what Stripe allows a live account, so that the
 /// application's own calls have room beside ours.
@@ -148,12 +148,15 @@ type Observer = Box<dyn Fn(RequestOutcome) + Send + Sync>;
 
 /// A client of Stripe's API. Clones share its limits.
 #[derive(Clone)]
-pub struct Client(Arc<Inner>);
-
-struct Inner {
+pub struct Client {
     http: reqwest::Client,
     base: Url,
-    key: Secret,
+    key: Arc<Secret>,
+    common: Arc<Common>,
+}
+
+/// What all clones of a client share.
+struct Common {
     limits: Limits,
     waiting: Waiting,
     observer: OnceLock<Observer>,
@@ -161,7 +164,7 @@ struct Inner {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("base", &self.0.base.as_str()).finish_non_exhaustive()
+        f.debug_struct("Client").field("base", &self.base.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -187,25 +190,23 @@ impl Client {
             .build()?;
         let limits = Limits::per_second(reads_per_second);
         let (waiting, observer) = (Waiting::default(), OnceLock::new());
-        Ok(Self(Arc::new(Inner { http, base, key, limits, waiting, observer })))
+        Ok(Self { http, base, key: Arc::new(key), common: Arc::new(Common { limits, waiting, observer }) })
     }
 
     /// Has `observer` called with the outcome of each call from now on. Only the first observer counts.
     pub fn observe(&self, observer: impl Fn(RequestOutcome) + Send + Sync + 'static) {
-        self.0.observer.get_or_init(|| Box::new(observer));
+        self.common.observer.get_or_init(|| Box::new(observer));
     }
 
     /// One call, within the limits: `GET` of the path's segments.
     async fn get(&self, scope: &Scope, path: &[&str], query: &[(&str, String)]) -> Result<Value, ApiError> {
-        let _permit = self.0.admit().await?;
-        self.0.get(scope, path, query).await
+        let _permit = self.admit().await?;
+        self.call(scope, path, query).await
     }
-}
 
-impl Inner {
     /// Waits for the limits.
     async fn admit(&self) -> Result<limits::Permit, ApiError> {
-        let admitted = self.limits.admit().await;
+        let admitted = self.common.limits.admit().await;
         if admitted.is_err() {
             self.count(RequestOutcome::Busy);
         }
@@ -213,17 +214,18 @@ impl Inner {
     }
 
     fn count(&self, outcome: RequestOutcome) {
-        if let Some(observer) = self.observer.get() {
+        if let Some(observer) = self.common.observer.get() {
             observer(outcome);
         }
     }
 
-    async fn get(&self, scope: &Scope, path: &[&str], query: &[(&str, String)]) -> Result<Value, ApiError> {
-        let mut counted = Counted { inner: self, outcome: RequestOutcome::Abandoned };
+    /// One call that has been admitted.
+    async fn call(&self, scope: &Scope, path: &[&str], query: &[(&str, String)]) -> Result<Value, ApiError> {
+        let mut counted = Counted { client: self, outcome: RequestOutcome::Abandoned };
         let result = self.send(scope, path, query).await;
         counted.outcome = RequestOutcome::of(&result);
         if let Err(ApiError::Status { status: StatusCode::TOO_MANY_REQUESTS, retry_after }) = &result {
-            self.limits.pause(*retry_after);
+            self.common.limits.pause(*retry_after);
         }
         result
     }
@@ -234,7 +236,7 @@ impl Inner {
             segments.pop_if_empty().extend(path);
         }
         let mut request = self.http.get(url).query(query).bearer_auth(self.key.expose());
-        request = request.header("Stripe-Version", VERSION);
+        request = request.header("Stripe-Version", API_VERSION);
         if let Some((name, value)) = scope.header() {
             request = request.header(name, value);
         }
@@ -251,13 +253,13 @@ impl Inner {
 
 /// Counts a call when it ends, also if it is dropped before its answer.
 struct Counted<'a> {
-    inner: &'a Inner,
+    client: &'a Client,
     outcome: RequestOutcome,
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.inner.count(self.outcome);
+        self.client.count(self.outcome);
     }
 }
 

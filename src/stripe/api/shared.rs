@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use serde_json::Value;
 
-use super::{ApiError, Client, Inner, Scope};
+use super::{ApiError, Client, Common, Scope};
 
 type Reading = Shared<BoxFuture<'static, Result<Arc<Value>, ApiError>>>;
 
@@ -34,14 +34,14 @@ impl Waiting {
 
 /// An entry of [`Waiting`], which ends with this value: when the read starts, or all callers have given up.
 struct Entry {
-    inner: Weak<Inner>,
+    common: Weak<Common>,
     key: Key,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Some(inner) = self.inner.upgrade() {
-            inner.waiting.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        if let Some(common) = self.common.upgrade() {
+            common.waiting.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
         }
     }
 }
@@ -50,14 +50,15 @@ impl Client {
     /// Reads an object within the limits, in a call that starts after this function was called.
     pub(super) async fn read(&self, scope: &Scope, path: &[&str]) -> Result<Arc<Value>, ApiError> {
         let key = (scope.clone(), path.iter().map(|&segment| segment.to_owned()).collect::<Vec<_>>());
-        let reading = self.0.waiting.join(&key, || {
-            let (inner, entry) = (self.0.clone(), Entry { inner: Arc::downgrade(&self.0), key: key.clone() });
+        let reading = self.common.waiting.join(&key, || {
+            let entry = Entry { common: Arc::downgrade(&self.common), key: key.clone() };
+            let client = self.clone();
             async move {
-                let _permit = inner.admit().await?;
+                let _permit = client.admit().await?;
                 let (scope, path) = entry.key.clone();
                 drop(entry);
                 let path: Vec<_> = path.iter().map(String::as_str).collect();
-                inner.get(&scope, &path, &[]).await.map(Arc::new)
+                client.call(&scope, &path, &[]).await.map(Arc::new)
             }
             .boxed()
             .shared()
