@@ -77,6 +77,9 @@ pub struct Options {
     /// The most that one call to Stripe may take, connecting included [default: 8000]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "MS")]
     stripe_timeout_ms: Option<String>,
+    /// Calls to Stripe a second, at most; a delivery over the limit is answered 503 [default: 40]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "N")]
+    stripe_reads_per_second: Option<String>,
     /// What admins authorize themselves with; without it admin routes answer 403
     #[arg(long, env, global = true, hide_env_values = true, value_name = "TOKEN")]
     admin_token: Option<String>,
@@ -340,7 +343,13 @@ impl Options {
         if is_live(key) && base.scheme() == "http" && !is_loopback(&base) {
             return Err(ConfigError::new("STRIPE_API_BASE", "a live key is not sent over http:// to another machine"));
         }
-        let client = api::Client::new(base, Secret::new(key), timeout)
+        let rate = number(
+            "STRIPE_READS_PER_SECOND",
+            &self.stripe_reads_per_second,
+            api::DEFAULT_READS_PER_SECOND,
+            1..=10_000,
+        )?;
+        let client = api::Client::with_rate(base, Secret::new(key), timeout, rate)
             .map_err(|error| ConfigError::new("STRIPE_SECRET_KEY", format!("no client can be made: {error}")))?;
         Ok(Some(client))
     }

@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::stripe::NAMED_TYPES;
+use crate::stripe::api::RequestOutcome;
 use crate::stripe::signature::SignatureError;
 
 /// The label of a type that is not counted under its own name: one that the contract does not name.
@@ -98,6 +99,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Hash, PartialEq, Eq)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Hash, PartialEq, Eq)]
 struct StateLabel {
     state: &'static str,
 }
@@ -113,6 +119,7 @@ pub struct Metrics {
     lag: Histogram,
     pool: Family<StateLabel, Gauge>,
     undecided_ties: Counter,
+    stripe_requests: Family<OutcomeLabel, Counter>,
     last_event: Gauge,
     changes_pending: Gauge,
     reconcile_last_success: Gauge,
@@ -138,6 +145,7 @@ impl Default for Metrics {
             lag: Histogram::new(LAG_BUCKETS),
             pool: Family::default(),
             undecided_ties: Counter::default(),
+            stripe_requests: Family::default(),
             last_event: Gauge::default(),
             changes_pending: Gauge::default(),
             reconcile_last_success: Gauge::default(),
@@ -186,6 +194,7 @@ impl Metrics {
             "States of one second that could not be told apart; the one that came last was taken",
             self.undecided_ties.clone(),
         );
+        registry.register("stripe_requests", "Calls to Stripe's API, by what came back", self.stripe_requests.clone());
         registry.register(
             "last_event_timestamp_seconds",
             "Unix time at which the last signed event was recorded or found recorded; 0 before the first",
@@ -233,6 +242,9 @@ impl Metrics {
         for reason in RefusedReason::ALL {
             self.refused_events.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc_by(0);
         }
+        for outcome in RequestOutcome::ALL {
+            self.stripe_requests.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc_by(0);
+        }
         for state in ["in_use", "idle", "waiting"] {
             self.pool.get_or_create(&StateLabel { state }).set(0);
         }
@@ -273,6 +285,11 @@ impl Metrics {
     /// A state was taken though it could be older than the one it replaced.
     pub fn undecided_tie(&self) {
         self.undecided_ties.inc();
+    }
+
+    /// A call to Stripe's API ended.
+    pub fn stripe_request(&self, outcome: RequestOutcome) {
+        self.stripe_requests.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
     }
 
     /// The last event came at this time.
@@ -387,6 +404,7 @@ mod tests {
                 "subledger_reconcile_last_success_timestamp_seconds gauge",
                 "subledger_reconcile_missing_total counter",
                 "subledger_signature_refusals_total counter",
+                "subledger_stripe_requests_total counter",
                 "subledger_undecided_ties_total counter",
             ]
         );
@@ -406,6 +424,7 @@ mod tests {
             r#"subledger_pool_connections{state="idle"} 5"#,
             r#"subledger_pool_connections{state="waiting"} 0"#,
             "subledger_undecided_ties_total 0",
+            r#"subledger_stripe_requests_total{outcome="not_found"} 0"#,
             "subledger_last_event_timestamp_seconds 0",
             "subledger_reconcile_missing_total 0",
             "subledger_overdue_subscriptions 0",

@@ -20,6 +20,7 @@ use crate::db::{installation, migrations, pool};
 use crate::handlers::{Handlers, Policy};
 use crate::http::limits::{self, Budget, Connections, ParsingBudget};
 use crate::http::{self, State};
+use crate::metrics::Metrics;
 use crate::service::{Parts, Reconciler, Service};
 
 /// The most that requests under way get to finish once the server is told to stop, in seconds.
@@ -77,6 +78,11 @@ impl std::fmt::Debug for Application {
 
 /// The service over `database`, as it is configured. All its work will run on the runtime that this is called on.
 pub fn service(config: &Config, database: Target) -> Service {
+    let metrics = Arc::<Metrics>::default();
+    if let Some(stripe) = &config.stripe {
+        let metrics = metrics.clone();
+        stripe.observe(move |outcome| metrics.stripe_request(outcome));
+    }
     Service::new(Parts {
         pool: pool::build(database.clone(), config.pool_size, config.pool_timeout),
         reserve: pool::build_reserve(database, config.pool_timeout),
@@ -93,7 +99,7 @@ pub fn service(config: &Config, database: Target) -> Service {
         push: config.push.clone(),
         reconcile_every: config.reconcile_every,
         stored_payloads: config.stored_payloads,
-        metrics: Arc::default(),
+        metrics,
         runtime: Handle::current(),
     })
 }

@@ -26,16 +26,17 @@ pub struct Failure {
     pub error: String,
 }
 
-/// Records a failed attempt at `event`. It is open if it is the first one and the event is not recorded.
+/// Records a failed attempt at `event`, under the id of what was delivered. It is open if it is the first one and the
+/// event is not recorded.
 pub async fn insert(conn: &mut Conn, event: &Event, error: &str) -> QueryResult<usize> {
     let is_open_now = sql::<Bool>("NOT EXISTS (SELECT FROM event_failures WHERE event_id = ")
-        .bind::<Text, _>(&event.id)
+        .bind::<Text, _>(event.delivered_id())
         .sql(") AND NOT EXISTS (SELECT FROM stripe_events WHERE id = ")
-        .bind::<Text, _>(&event.id)
+        .bind::<Text, _>(event.delivered_id())
         .sql(")");
     diesel::insert_into(table::table)
         .values((
-            table::event_id.eq(&event.id),
+            table::event_id.eq(event.delivered_id()),
             table::type_.eq(&event.event_type),
             table::error.eq(error),
             table::api_version.eq(&event.api_version),

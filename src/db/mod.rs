@@ -20,6 +20,7 @@ pub mod installation;
 pub mod listing;
 pub mod locks;
 pub mod migrations;
+pub mod notifications;
 pub mod overdue;
 pub mod overview;
 pub mod parked;

@@ -115,6 +115,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    event_notifications (notification_id) {
+        notification_id -> Text,
+        event_id -> Text,
+    }
+}
+
+diesel::table! {
     stripe_events (id) {
         id -> Text,
         #[sql_name = "type"]
@@ -130,6 +137,7 @@ diesel::table! {
         account_id -> Nullable<Uuid>,
         payload -> Jsonb,
         object_id -> Nullable<Text>,
+        notification_id -> Nullable<Text>,
     }
 }
 
@@ -180,6 +188,7 @@ diesel::table! {
 
 diesel::joinable!(account_customers -> accounts (account_id));
 diesel::joinable!(customer_links -> accounts (account_id));
+diesel::joinable!(event_notifications -> stripe_events (event_id));
 diesel::joinable!(subscriptions -> accounts (account_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
@@ -194,6 +203,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     entitlement_settings,
     event_failures,
     reconcile_state,
+    event_notifications,
     stripe_events,
     subscriptions,
 );

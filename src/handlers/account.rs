@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::projection::with_local_plan;
 use super::{Context, HandlerError, Note, Work};
+use crate::db::facts::Facts;
 use crate::db::subscriptions::Row;
 use crate::db::{Conn, accounts, subscriptions};
 use crate::stripe::Event;
@@ -38,6 +39,7 @@ impl Place {
                 account_of_customer_account: other,
             });
         }
+        link_second_customer(conn, ctx, event, facts).await?;
         let row = event.subscription_id.as_deref().and_then(|id| work.row(id)).cloned();
         match (row, linked) {
             (Some(row), Some(linked)) if row.placed_by_metadata && row.account_id != linked => {
@@ -50,6 +52,26 @@ impl Place {
             (None, None) => Ok(named.map(|account_id| Self { account_id, is_by_name: true })),
         }
     }
+}
+
+/// An event that carries a `cus_…` and an `acct_…` of one customer links the one that is not linked yet to the account of
+/// the other.
+async fn link_second_customer(
+    conn: &mut Conn,
+    ctx: Context<'_>,
+    event: &Event,
+    facts: &Facts,
+) -> Result<(), HandlerError> {
+    let [first, second] = event.customer_ids.as_slice() else {
+        return Ok(());
+    };
+    let (account_id, unlinked) = match (facts.account_of_customer, facts.account_of_customer_account) {
+        (Some(account_id), None) => (account_id, second),
+        (None, Some(account_id)) => (account_id, first),
+        _ => return Ok(()),
+    };
+    ctx.needs_own_transaction()?;
+    link_customer(conn, account_id, unlinked).await
 }
 
 /// Links a customer, which must be linked to no account yet, as the account's first or as a further one.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::HandlerError;
+use crate::stripe::api::Scope;
 
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ pub struct Question {
     pub event_id: String,
     /// What is asked about.
     pub subject: Subject,
-    /// The connected account that it belongs to.
-    pub connect_account: Option<String>,
+    /// On whose behalf it is asked.
+    pub scope: Scope,
     /// The subscription's other events of the event's second that were known when the question came up, by id, and the
     /// event that its row showed. An answer decides a tie only if no further event has become known since: what that one
     /// did may have happened after Stripe answered.

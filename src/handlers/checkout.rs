@@ -22,7 +22,7 @@ pub(super) async fn apply(
     ctx.needs_own_transaction()?;
     event.created.ok_or(HandlerError::NoCreated)?;
     let mut notes = Vec::new();
-    let link = link(conn, work, event, checkout).await?;
+    let link = link(conn, work, event).await?;
     let place = Place::of(conn, work, ctx, event, &mut notes).await?;
     // What the checkout says of the account counts before a row that only its own metadata placed.
     let account_id = link.or(place.map(|place| place.account_id));
@@ -45,18 +45,17 @@ pub(super) async fn apply(
 }
 
 /// Links the checkout's customer to the account that the checkout names. A customer that is linked stays with its account.
-async fn link(
-    conn: &mut Conn,
-    work: &mut Work,
-    event: &Event,
-    checkout: &Checkout<'_>,
-) -> Result<Option<Uuid>, HandlerError> {
+async fn link(conn: &mut Conn, work: &mut Work, event: &Event) -> Result<Option<Uuid>, HandlerError> {
     let facts = work.facts(event)?;
-    let (Some(customer), None, Some(named)) = (checkout.customer_id, facts.linked_account(), facts.account_by_name)
-    else {
+    let (None, Some(named)) = (facts.linked_account(), facts.account_by_name) else {
         return Ok(None);
     };
-    link_customer(conn, named, customer).await?;
+    if event.customer_ids.is_empty() {
+        return Ok(None);
+    }
+    for customer in &event.customer_ids {
+        link_customer(conn, named, customer).await?;
+    }
     move_misplaced(conn, work, named).await?;
     Ok(Some(named))
 }
@@ -74,7 +73,7 @@ async fn project(
     let question = Question {
         event_id: event.id.clone(),
         subject: Subject::Subscription(subscription_id.to_owned()),
-        connect_account: event.connect_account.clone(),
+        scope: event.scope(),
         known_events: tie_break::known_ids(&known, event, work.row(subscription_id)),
     };
     let Some(object) = ctx.answers.any(question.clone())? else {

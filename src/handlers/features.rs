@@ -41,7 +41,7 @@ pub(super) async fn apply(
         let question = Question {
             event_id: event.id.clone(),
             subject: Subject::Features(customer.to_owned()),
-            connect_account: event.connect_account.clone(),
+            scope: event.scope(),
             known_events: stored.map(|stored| stored.last_event_id).into_iter().collect(),
         };
         now = ctx.answers.exact(question)?.and_then(|listed| listed.as_array()).map(|listed| Feature::of_list(listed));

@@ -166,7 +166,7 @@ pub struct Policy {
 
 /// What shares the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum Sharing {
     /// Several events may. A handler decides on what was loaded, and makes no query.
     Batch,
     /// One event alone.
@@ -181,15 +181,15 @@ pub struct Context<'a> {
     /// What Stripe has been asked so far.
     pub answers: &'a Answers,
     /// What shares the transaction.
-    pub scope: Scope,
+    pub sharing: Sharing,
 }
 
 impl Context<'_> {
     /// Goes on only where more may be read than was loaded.
     pub(crate) fn needs_own_transaction(&self) -> Result<(), HandlerError> {
-        match self.scope {
-            Scope::Batch => Err(HandlerError::GoesAlone),
-            Scope::Alone => Ok(()),
+        match self.sharing {
+            Sharing::Batch => Err(HandlerError::GoesAlone),
+            Sharing::Alone => Ok(()),
         }
     }
 

@@ -32,7 +32,7 @@ pub(super) async fn settle(
     let question = Question {
         event_id: event.id.clone(),
         subject: Subject::Subscription(shown.id.clone()),
-        connect_account: event.connect_account.clone(),
+        scope: event.scope(),
         known_events: known_ids(&known, event, Some(row)),
     };
     // An answer that is behind what is final already, or about another subscription, tells nothing.

@@ -247,8 +247,8 @@ fn reference<'a>(ctx: Context<'_>, event: &'a Event) -> Reference<'a> {
     Reference {
         event_id: &event.id,
         subscription_id: event.subscription_id.as_deref(),
-        customer_id: event.customer_id.as_deref(),
-        customer_account_id: None,
+        customer_id: event.customer_ids.first().map(String::as_str),
+        customer_account_id: event.customer_ids.get(1).map(String::as_str),
         first_name: names.next(),
         second_name: names.next(),
     }

@@ -39,7 +39,7 @@ pub async fn receive(request: HttpRequest, payload: Payload, state: Data<State>)
         .inspect_err(|error| log::warn!(request_id; "delivery refused: {error}"))?;
     let mut delivery = Delivery::new(&event, request_id, started, state.service.metrics());
     let result = tokio::select! {
-        result = state.service.apply(event) => result,
+        result = state.service.deliver(event) => result,
         // Dropping the other branch gives the transaction up. The next delivery finds everything as if this one had
         // never come; or is a duplicate, where the commit was under way or others shared it.
         () = limits::client_gone(&request) => return Err(ApiError::Unavailable),

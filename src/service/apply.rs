@@ -17,7 +17,7 @@ use crate::db::parked::Awaited;
 use crate::db::pool::Pooled;
 use crate::db::{Conn, events, failures, writes};
 use crate::handlers::{
-    Answers, Context, HandlerError, Note, Outcome, Question, Recording, Scope, Subject, Submission, Work, WriteError,
+    Answers, Context, HandlerError, Note, Outcome, Question, Recording, Sharing, Subject, Submission, Work, WriteError,
 };
 use crate::metrics::FailureReason;
 use crate::stripe::Event;
@@ -124,7 +124,7 @@ impl Service {
         batch.sort_by(|one, other| order(&one.submission).cmp(&order(&other.submission)));
         let submissions: Vec<_> = batch.iter().map(|entry| &entry.submission).collect();
         let answers = Answers::none_yet(self.parts().stripe.is_some());
-        let attempt = self.attempt(&submissions, &answers, Scope::Batch, Ending::Commit);
+        let attempt = self.attempt(&submissions, &answers, Sharing::Batch, Ending::Commit);
         let attempt = AssertUnwindSafe(tokio::time::timeout(ATTEMPT_LIMIT, attempt)).catch_unwind().await;
         match attempt {
             Ok(Ok(Ok(attempted))) => {
@@ -228,7 +228,7 @@ impl Service {
         let (mut conflicts, mut questions, mut was_reconnected) = (0, 0, false);
         loop {
             let alone = [submission];
-            let attempt = self.attempt(&alone, &answers, Scope::Alone, ending);
+            let attempt = self.attempt(&alone, &answers, Sharing::Alone, ending);
             let attempted = tokio::time::timeout(ATTEMPT_LIMIT, attempt).await.unwrap_or(Err(AttemptError::TimedOut));
             let error = match attempted.map(|mut attempted| attempted.pop()) {
                 Ok(Some(Attempted::Applied(applied))) => return Ok(applied),
@@ -259,14 +259,14 @@ impl Service {
         &self,
         submissions: &[&Submission],
         answers: &Answers,
-        scope: Scope,
+        sharing: Sharing,
         ending: Ending,
     ) -> Result<Vec<Attempted>, AttemptError> {
         // Taken within the future that may be dropped: a connection that outlived its transaction's future would take
         // part in the dead transaction.
         let mut conn = self.fast_connection().await?;
         conn.first_error().take();
-        let ctx = Context { policy: &self.parts().policy, answers, scope };
+        let ctx = Context { policy: &self.parts().policy, answers, sharing };
         let mut open = OpenTransaction { conn: &mut conn, is_open: true };
         let result = self.in_transaction(open.conn, submissions, ctx, ending).await;
         let error = match result {
@@ -302,9 +302,9 @@ impl Service {
         ctx: Context<'_>,
         ending: Ending,
     ) -> Result<Vec<Attempted>, TransactionError> {
-        let begin = match ctx.scope {
-            Scope::Batch => BEGIN_BATCH,
-            Scope::Alone => BEGIN_ALONE,
+        let begin = match ctx.sharing {
+            Sharing::Batch => BEGIN_BATCH,
+            Sharing::Alone => BEGIN_ALONE,
         };
         // BEGIN is sent first and not waited for: what is loaded travels with it.
         let (begun, loaded) = {
@@ -347,7 +347,7 @@ impl Service {
                 Ok(Attempted::Applied(Applied { recorded, notes: handled.notes, releases: handled.releases }))
             }
             // Nothing of the event is written, so the others may go on; alone it shows what is wrong with it.
-            Err(error) if ctx.scope == Scope::Batch && !matches!(error, HandlerError::Database(_)) => {
+            Err(error) if ctx.sharing == Sharing::Batch && !matches!(error, HandlerError::Database(_)) => {
                 Ok(Attempted::GoesAlone)
             }
             Err(error) => Err(error),
@@ -375,11 +375,11 @@ impl Service {
         let Some(stripe) = &self.parts().stripe else {
             return Err(AttemptError::Handler(HandlerError::NeedsStripe(question)));
         };
-        let account = question.connect_account.as_deref();
+        let scope = &question.scope;
         let answer = match &question.subject {
-            Subject::Subscription(id) => stripe.subscription(id, account).await,
+            Subject::Subscription(id) => stripe.subscription(id, scope.clone()).await,
             Subject::Features(customer) => {
-                stripe.active_entitlements(customer, account).await.map(|listed| listed.map(Value::Array))
+                stripe.active_entitlements(customer, scope).await.map(|listed| listed.map(Value::Array))
             }
         };
         let answer = answer.map_err(|source| AttemptError::Stripe { subject: question.subject.clone(), source })?;
@@ -405,7 +405,7 @@ impl Service {
     }
 
     /// Records a failed attempt, in a transaction of its own, and says how it failed.
-    async fn record_failed(&self, event: &Event, error: AttemptError) -> ServiceError {
+    pub(super) async fn record_failed(&self, event: &Event, error: AttemptError) -> ServiceError {
         self.parts().metrics.failure(error.reason());
         if error.class() == Class::DiskFull {
             self.inner.room.note(true);

@@ -4,6 +4,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use thiserror::Error;
 use tokio::task::JoinError;
 
+use super::thin::ThinError;
 use crate::db::pool::PoolGetError;
 use crate::db::sqlstate::ServerError;
 use crate::handlers::work::is_violation_of;
@@ -84,6 +85,8 @@ pub(super) enum AttemptError {
         #[source]
         source: ApiError,
     },
+    #[error(transparent)]
+    Thin(#[from] ThinError),
     #[error("Stripe's answer was overtaken by further events each time it was asked")]
     TooManyQuestions,
     #[error(transparent)]
@@ -134,8 +137,9 @@ impl AttemptError {
             Self::Server { server, .. } => class_of(server.state.as_str()),
             Self::ConnectionLost(_) => Class::Connection,
             Self::TimedOut | Self::Queue => Class::Timeout,
+            Self::Thin(error) if error.is_unavailability() => Class::Unavailable,
             Self::Pool(_) | Self::Stripe { .. } | Self::TooManyQuestions => Class::Unavailable,
-            Self::Handler(_) | Self::Panicked | Self::FalseDuplicate => Class::Event,
+            Self::Thin(_) | Self::Handler(_) | Self::Panicked | Self::FalseDuplicate => Class::Event,
         }
     }
 
@@ -145,6 +149,7 @@ impl AttemptError {
             (Self::Stripe { .. } | Self::TooManyQuestions | Self::Handler(HandlerError::NeedsStripe(_)), _) => {
                 FailureReason::Stripe
             }
+            (Self::Thin(_), Class::Unavailable) => FailureReason::Stripe,
             (_, Class::Timeout) => FailureReason::Timeout,
             (_, Class::Event) => FailureReason::Handler,
             _ => FailureReason::Database,

@@ -16,7 +16,7 @@ impl Service {
             return Ok(None);
         }
         let failed = |source| AttemptError::Stripe { subject: Subject::Subscription(id.clone()), source };
-        let listed = stripe.subscription_items(id, event.connect_account.as_deref()).await.map_err(failed)?;
+        let listed = stripe.subscription_items(id, &event.scope()).await.map_err(failed)?;
         Ok(listed.map(|listed| event.clone().with_all_items(listed)))
     }
 }

@@ -25,6 +25,7 @@ mod reconciler;
 mod replay;
 mod search;
 mod sessions;
+mod thin;
 mod turns;
 mod upkeep;
 mod writes;

@@ -9,7 +9,7 @@ use super::{READ_LIMIT, Service, ServiceError};
 use crate::db::entitlements::{self, Entitlement};
 use crate::db::failures::Failure;
 use crate::db::listing::{Filter, Listed};
-use crate::db::{Conn, accounts, events, failures, features, listing, subscriptions};
+use crate::db::{Conn, accounts, events, failures, features, listing, notifications, subscriptions};
 
 /// One event, with its failed attempts.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub struct AccountView {
 }
 
 impl Service {
-    /// The event with this id, also one that only ever failed.
+    /// The event with this id, or that of the thin notification with this id; also one that only ever failed.
     ///
     /// # Errors
     /// [`ServiceError`] where the database does not answer.
@@ -64,6 +64,7 @@ impl Service {
         let service = self.clone();
         self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
+            let id = notifications::event_of(&mut conn, &id).await?.unwrap_or(id);
             let Some(event) = listing::find(&mut conn, &id).await? else {
                 return Ok(None);
             };

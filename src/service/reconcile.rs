@@ -85,7 +85,7 @@ impl Window {
     ) -> Result<()> {
         let mut new = Vec::new();
         for fetched in page {
-            let fetched = fetched.of_account(connect_account);
+            let fetched = fetched.read_in(&connect_account.into());
             let event = Event::parse(&fetched.verified()).context("Stripe listed what is no event")?;
             if seen.insert(event.id.clone()) {
                 if let Some(id) = &event.subscription_id {

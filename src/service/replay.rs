@@ -1,7 +1,7 @@
 //! Applying again what is stored: an event that is parked or was ignored, or one that has only ever failed.
 
 use super::{Recorded, Service, ServiceError};
-use crate::db::{events, failures};
+use crate::db::{events, failures, notifications};
 use crate::stripe::signature::Verified;
 use crate::stripe::{Event, Kind};
 
@@ -25,6 +25,7 @@ impl Service {
         let service = self.clone();
         self.on_runtime(async move {
             let mut conn = service.connection().await?;
+            let id = notifications::event_of(&mut conn, &id).await?.unwrap_or(id);
             let recorded = events::find(&mut conn, &id).await?;
             let failed = if recorded.is_none() { failures::payload(&mut conn, &id).await? } else { None };
             drop(conn);
@@ -32,10 +33,14 @@ impl Service {
                 // One that was ignored because of its mode acts once the mode is set right.
                 (Some((outcome, payload)), _) => {
                     let event = stored(payload)?;
-                    let may_act_now = outcome == "parked" || (outcome == "ignored" && event.kind != Kind::Other);
-                    if may_act_now { service.apply_again(event, outcome).await? } else { Recorded::Duplicate }
+                    let is_ignored = outcome == "ignored" && (event.kind != Kind::Other || event.lacks_object());
+                    if outcome == "parked" || is_ignored {
+                        service.apply_again(event, outcome).await?
+                    } else {
+                        Recorded::Duplicate
+                    }
                 }
-                (None, Some(payload)) => service.apply(stored(payload)?).await?,
+                (None, Some(payload)) => service.deliver_stored(&id, stored(payload)?).await?,
                 (None, None) => return Ok(Replayed::NotFound),
             };
             Ok(match recorded {

@@ -10,7 +10,9 @@ use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
 
+use super::api::Scope;
 use super::object::Object;
+use super::thin::{self, Notification, Related};
 use super::{IMPORTED, InvoiceStatus, item, json, jsonb};
 use crate::stripe::signature::Verified;
 
@@ -121,14 +123,22 @@ pub struct Event {
     pub api_version: Option<String>,
     /// Whether it is about real money.
     pub livemode: bool,
-    /// `acct_…` of the connected account that it is about.
+    /// `acct_…` of the connected account that it is about: `account`, else the last part of `context`.
     pub connect_account: Option<String>,
-    /// `cus_…` of the object.
+    /// `context`: an account of an organization, or the path to one. Calls about this event are made in it.
+    pub context: Option<String>,
+    /// `cus_…` of the object, else the `acct_…` that it has as its customer.
     pub customer_id: Option<String>,
+    /// The object's customers: `customer`, then `customer_account`. Never the account that the event belongs to.
+    pub customer_ids: Vec<String>,
     /// `sub_…` that the object is or belongs to.
     pub subscription_id: Option<String>,
     /// The accounts of ours that the object itself names, the one that counts first; whether or not they exist.
     pub named_account_ids: Vec<Uuid>,
+    /// What it names, if it is a thin event.
+    pub notification: Option<Notification>,
+    /// The thin event through which it became known, if it did not come itself.
+    pub notification_id: Option<String>,
     /// The whole event as JSON text, with what `jsonb` cannot hold replaced.
     pub payload: String,
     object: Object,
@@ -153,26 +163,51 @@ impl Event {
         let id = envelope.id.ok_or(InvalidPayload::NotAnEvent("id"))?;
         let event_type = envelope.event_type.ok_or(InvalidPayload::NotAnEvent("type"))?;
         let object = envelope.data.object;
-        // A thin event (v2) carries no object, and its types are not those of the classic ones.
-        let is_thin = envelope.object_type.as_deref() == Some("v2.core.event");
-        let kind = if is_thin { Kind::Other } else { Kind::of(&event_type) };
+        let named = envelope.account.or_else(|| envelope.context.as_deref().and_then(account_of).map(str::to_owned));
+        let is_thin = envelope.object_type.as_deref() == Some(thin::OBJECT_TYPE);
+        let notification = is_thin.then(|| Notification::new(envelope.snapshot_event, envelope.related_object));
+        let kind = match (is_thin, object.id.is_some()) {
+            (true, true) => thin::kind_with(&event_type, &object),
+            (true, false) => Kind::Other,
+            (false, _) => Kind::of(&event_type),
+        };
         // An object without an id is none; only a summary of entitlements has none.
         let is_object = object.id.is_some() || kind == Kind::Features;
         let (kind, object) = if is_object { (kind, object) } else { (Kind::Other, Object::default()) };
+        let customer_ids = customer_ids(&event_type, &object);
+        let subscription_id = subscription_id(kind, &object).cloned();
+        let related = notification.as_ref().and_then(Notification::subscription_id).map(str::to_owned);
         Ok(Self {
             kind,
-            created: envelope.created,
+            created: envelope.created.and_then(|created| json::timestamp(created.timestamp())),
             api_version: envelope.api_version,
             livemode: envelope.livemode,
-            connect_account: envelope.account,
-            customer_id: customer_id(&event_type, &object).cloned(),
-            subscription_id: subscription_id(kind, &object).cloned(),
+            connect_account: named,
+            context: envelope.context,
+            customer_id: customer_ids.first().cloned(),
+            customer_ids,
+            subscription_id: subscription_id.or(related),
             named_account_ids: named_account_ids(kind, &object),
+            notification,
+            notification_id: None,
             object,
             id,
             event_type,
             payload,
         })
+    }
+
+    /// The id under which failed attempts are recorded: that of what was delivered.
+    pub fn delivered_id(&self) -> &str {
+        self.notification_id.as_deref().unwrap_or(&self.id)
+    }
+
+    /// On whose behalf calls about this event are made: in its `context`, else for its `account`.
+    pub fn scope(&self) -> Scope {
+        match &self.context {
+            Some(context) => Scope::Context(context.clone()),
+            None => self.connect_account.as_deref().into(),
+        }
     }
 
     /// What the event is about: a subscription, a checkout session, an invoice, …
@@ -221,6 +256,13 @@ struct Envelope {
     livemode: bool,
     #[serde(deserialize_with = "json::reference")]
     account: Option<String>,
+    #[serde(deserialize_with = "json::id")]
+    context: Option<String>,
+    /// Of a thin event, as the next.
+    #[serde(deserialize_with = "json::reference")]
+    snapshot_event: Option<String>,
+    #[serde(deserialize_with = "json::object")]
+    related_object: Related,
     #[serde(deserialize_with = "json::object")]
     data: Data,
 }
@@ -232,10 +274,18 @@ struct Data {
     object: Object,
 }
 
-fn customer_id<'a>(event_type: &str, object: &'a Object) -> Option<&'a String> {
+/// The account that a context names: of a path `acct_a/acct_b` the last part.
+///
+/// Source: <https://docs.stripe.com/context>.
+fn account_of(context: &str) -> Option<&str> {
+    context.rsplit('/').next().filter(|part| part.starts_with("acct_"))
+}
+
+fn customer_ids(event_type: &str, object: &Object) -> Vec<String> {
     let is_a_customer = object.object_type.as_deref() == Some("customer")
         || matches!(event_type, "customer.created" | "customer.updated" | "customer.deleted");
-    if is_a_customer { object.id.as_ref() } else { object.customer.as_ref() }
+    let named = if is_a_customer { &object.id } else { &object.customer };
+    [named, &object.customer_account].into_iter().flatten().cloned().collect()
 }
 
 fn subscription_id(kind: Kind, object: &Object) -> Option<&String> {
@@ -288,8 +338,43 @@ mod tests {
         assert_eq!(typed(r#","data":{"object":{"id":"sub_1"}}"#).kind, Kind::SubscriptionChanged);
         let thin =
             typed(r#","object":"v2.core.event","created":"2025-01-02T03:04:05.678Z","data":{"object":{"id":"s"}}"#);
-        assert_eq!(thin.kind, Kind::Other);
-        assert_eq!(thin.created.unwrap().to_rfc3339(), "2025-01-02T03:04:05.678+00:00");
+        assert_eq!(thin.kind, Kind::Other, "its type is none of the thin ones");
+        assert_eq!(thin.created.unwrap().to_rfc3339(), "2025-01-02T03:04:05+00:00");
+    }
+
+    #[test]
+    fn the_context_and_the_account_say_whose_event_it_is() {
+        let of = |rest: &str| parse(&format!(r#"{{"id":"evt_1","type":"x"{rest}}}"#)).unwrap();
+        for (rest, account, scope) in [
+            ("", None, Scope::Own),
+            (r#","account":null,"context":null"#, None, Scope::Own),
+            (r#","account":"acct_1""#, Some("acct_1"), Scope::Account("acct_1".to_owned())),
+            (r#","context":"acct_1""#, Some("acct_1"), Scope::Context("acct_1".to_owned())),
+            (r#","context":"acct_1/acct_2""#, Some("acct_2"), Scope::Context("acct_1/acct_2".to_owned())),
+            (r#","context":"org_1""#, None, Scope::Context("org_1".to_owned())),
+            (r#","account":"acct_3","context":"acct_1""#, Some("acct_3"), Scope::Context("acct_1".to_owned())),
+        ] {
+            let event = of(rest);
+            assert_eq!((event.connect_account.as_deref(), event.scope()), (account, scope), "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_customer_account_is_a_customer_beside_or_instead_of_one() {
+        for (object, first, all) in [
+            (r#""customer":"cus_1","customer_account":"acct_1""#, Some("cus_1"), vec!["cus_1", "acct_1"]),
+            (r#""customer":null,"customer_account":"acct_1""#, Some("acct_1"), vec!["acct_1"]),
+            (r#""customer_account":{"id":"acct_1"}"#, Some("acct_1"), vec!["acct_1"]),
+            (r#""customer":"cus_1""#, Some("cus_1"), vec!["cus_1"]),
+            (r#""customer":null"#, None, vec![]),
+        ] {
+            let event = format!(
+                r#"{{"id":"evt_1","type":"invoice.paid","account":"acct_9","data":{{"object":{{"id":"in_1",{object}}}}}}}"#
+            );
+            let event = parse(&event).unwrap();
+            assert_eq!((event.customer_id.as_deref(), event.connect_account.as_deref()), (first, Some("acct_9")));
+            assert_eq!(event.customer_ids, all, "{object}");
+        }
     }
 
     #[test]

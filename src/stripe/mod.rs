@@ -15,6 +15,7 @@ mod object;
 pub mod redact;
 pub mod signature;
 mod subscription;
+pub mod thin;
 pub mod trust;
 
 pub use checkout::Checkout;

@@ -23,6 +23,9 @@ pub struct Object {
     /// `cus_…`.
     #[serde(deserialize_with = "json::reference")]
     pub(super) customer: Option<String>,
+    /// `acct_…` of an account that is the customer (Accounts v2), beside or instead of `customer`.
+    #[serde(deserialize_with = "json::reference")]
+    pub(super) customer_account: Option<String>,
     /// `sub_…`; on an invoice before 2025-03-31, and on a checkout session.
     #[serde(deserialize_with = "json::reference")]
     pub(super) subscription: Option<String>,
@@ -93,6 +96,11 @@ impl Object {
     /// Whether a subscription shows only some of its items.
     pub fn has_more_items(&self) -> bool {
         self.items.has_more
+    }
+
+    /// The object's customer: `cus_…`, else `acct_…`.
+    pub(super) fn any_customer(&self) -> Option<&str> {
+        self.customer.as_deref().or(self.customer_account.as_deref())
     }
 }
 

@@ -118,7 +118,7 @@ impl Subscription {
         Ok(Self {
             id: object.id.clone().ok_or(SubscriptionError::NoId)?,
             status: object.status.clone().ok_or(SubscriptionError::NoStatus)?,
-            customer_id: object.customer.clone(),
+            customer_id: object.any_customer().map(str::to_owned),
             price_id: plan_item.and_then(|read| read.item.stripe_price_id.clone()),
             plan_name,
             seat_limit: plan_item.and_then(|read| read.item.quantity),

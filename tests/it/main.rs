@@ -51,6 +51,8 @@ mod shapes;
 mod startup;
 mod stop;
 mod strangers;
+mod stripe_api;
+mod thin;
 mod together;
 mod unsafe_code;
 mod upgrade;

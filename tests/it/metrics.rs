@@ -144,7 +144,8 @@ async fn failures_are_counted_by_reason() {
     stripe.answer("sub_9", 500, json!({}));
     let session = checkout("cus_1", "sub_9", Some(&account.to_string()));
     assert_eq!(app.deliver(Event::new("evt_2", "checkout.session.completed", 100, session)).await.status, 503);
-    assert_eq!(changes(&before, &samples(&app).await), [(failures("stripe"), 1.0)]);
+    let asked = "subledger_stripe_requests_total{outcome=\"error\"}".to_owned();
+    assert_eq!(changes(&before, &samples(&app).await), [(failures("stripe"), 1.0), (asked, 1.0)]);
 
     let before = samples(&app).await;
     app.execute(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", app.database.name())).await;

@@ -9,7 +9,7 @@ use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use subledger::db::{Conn, pool};
-use subledger::handlers::{Context, Handle, Handled, HandlerError, Handlers, Outcome, Policy, Scope, Work};
+use subledger::handlers::{Context, Handle, Handled, HandlerError, Handlers, Outcome, Policy, Sharing, Work};
 use subledger::service::{Parts, Recorded, Service, ServiceError};
 use subledger::stripe::Event as StripeEvent;
 use subledger::stripe::redact::StoredPayloads;
@@ -267,7 +267,7 @@ impl Handle for Waits {
             if event.id != SPECIAL {
                 return Handlers.handle(conn, work, ctx, event).await;
             }
-            if ctx.scope == Scope::Batch {
+            if ctx.sharing == Sharing::Batch {
                 return Err(HandlerError::GoesAlone);
             }
             insert_account(conn).await?;

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use reqwest::header::DATE;
 use reqwest::{Method, StatusCode};
@@ -338,7 +340,7 @@ impl Client {
             request = request.header("Stripe-Account", account);
         }
         request = if method == Method::GET { request.query(params) } else { request.form(params) };
-        let transport = |error: reqwest::Error| ApiError::Transport(error.without_url());
+        let transport = |error: reqwest::Error| ApiError::Transport(Arc::new(error.without_url()));
         let response = request.send().await.map_err(transport)?;
         let (status, date) = (response.status(), date(response.headers()));
         let text = response.text().await.map_err(transport)?;
@@ -346,7 +348,7 @@ impl Client {
             let message = serde_json::from_str::<ErrorBody>(&text).map(|body| body.error.message);
             return Err(EndpointError::Refused { status, message: message.unwrap_or_default() });
         }
-        let body = serde_json::from_str(&jsonb::fit(&text)).map_err(ApiError::Unreadable)?;
+        let body = serde_json::from_str(&jsonb::fit(&text)).map_err(|error| ApiError::Unreadable(Arc::new(error)))?;
         Ok(Dated { body, date })
     }
 }
@@ -357,5 +359,5 @@ fn date(headers: &reqwest::header::HeaderMap) -> Option<DateTime<Utc>> {
 }
 
 fn read<T: DeserializeOwned>(body: Value) -> Result<T, EndpointError> {
-    Ok(serde_json::from_value(body).map_err(ApiError::Unreadable)?)
+    Ok(serde_json::from_value(body).map_err(|error| ApiError::Unreadable(Arc::new(error)))?)
 }

@@ -1,13 +1,15 @@
-//! Stripe's lists: newest first, a page at a time, patiently.
+//! Stripe's lists: newest first, a page at a time, each repeated after transient failures.
 //!
 //! Source: <https://docs.stripe.com/api/pagination>.
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::retry::patiently;
-use super::{ApiError, Client};
+use super::{ApiError, Client, Scope};
 use crate::stripe::json;
 use crate::stripe::signature::Verified;
 
@@ -44,7 +46,7 @@ struct Page {
 pub struct Pages<'a> {
     client: &'a Client,
     list: List<'a>,
-    connect_account: Option<&'a str>,
+    scope: Scope,
     after: Option<String>,
     is_at_end: bool,
 }
@@ -55,6 +57,11 @@ pub struct Pages<'a> {
 pub struct Fetched(Value);
 
 impl Fetched {
+    /// An object that was read alone.
+    pub(crate) fn one(object: Value) -> Self {
+        Self(object)
+    }
+
     /// The object.
     pub fn object(&self) -> &Value {
         &self.0
@@ -65,12 +72,19 @@ impl Fetched {
         self.0.get("id").and_then(Value::as_str).filter(|id| json::is_id(id))
     }
 
-    /// An event of `connect_account`: a list of a connected account's own events does not say whose they are.
+    /// The event with the account of `scope`: events that are read on behalf of an account do not name it themselves.
     #[must_use]
-    pub fn of_account(mut self, connect_account: Option<&str>) -> Self {
-        if let (Some(account), Some(event)) = (connect_account, self.0.as_object_mut()) {
-            event.entry("account").or_insert_with(|| account.into());
+    pub fn read_in(mut self, scope: &Scope) -> Self {
+        let Some(event) = self.0.as_object_mut() else { return self };
+        let names_account = |name| event.get(name).is_some_and(|value| !value.is_null());
+        if names_account("account") || names_account("context") {
+            return self;
         }
+        match scope {
+            Scope::Own => None,
+            Scope::Account(account) => event.insert("account".to_owned(), account.as_str().into()),
+            Scope::Context(context) => event.insert("context".to_owned(), context.as_str().into()),
+        };
         self
     }
 
@@ -81,21 +95,9 @@ impl Fetched {
 }
 
 impl Client {
-    /// The pages of `list`, as `connect_account` sees it or, without one, as the key's own account does.
-    pub fn pages<'a>(&'a self, list: List<'a>, connect_account: Option<&'a str>) -> Pages<'a> {
-        Pages { client: self, list, connect_account, after: None, is_at_end: false }
-    }
-
-    /// [`Client::subscription`], patiently.
-    ///
-    /// # Errors
-    /// [`ApiError`], after several attempts where it may pass.
-    pub async fn subscription_patiently(
-        &self,
-        id: &str,
-        connect_account: Option<&str>,
-    ) -> Result<Option<Value>, ApiError> {
-        patiently(|| self.subscription(id, connect_account)).await
+    /// The pages of `list`, as the account of `scope` sees it.
+    pub fn pages<'a>(&'a self, list: List<'a>, scope: impl Into<Scope>) -> Pages<'a> {
+        Pages { client: self, list, scope: scope.into(), after: None, is_at_end: false }
     }
 }
 
@@ -103,22 +105,26 @@ impl Pages<'_> {
     /// The next page, newest objects first; `None` after the last one.
     ///
     /// # Errors
-    /// [`ApiError`], after several attempts where it may pass.
+    /// [`ApiError`], after several attempts if it is transient; [`ApiError::BrokenList`] if the list announces a further
+    /// page and has none, or repeats one. Whoever took such a list for whole would miss the rest of it.
     pub async fn next(&mut self) -> Result<Option<Vec<Fetched>>, ApiError> {
         if self.is_at_end {
             return Ok(None);
         }
         let (path, query) = self.request();
-        let answer = patiently(|| self.client.get(&path, &query, self.connect_account)).await?;
-        let page: Page = serde_json::from_value(answer).map_err(ApiError::Unreadable)?;
+        let answer = patiently(|| self.client.get(&self.scope, &path, &query)).await?;
+        let page: Page = serde_json::from_value(answer).map_err(|error| ApiError::Unreadable(Arc::new(error)))?;
         let last = page.data.last().and_then(Fetched::id).map(str::to_owned);
-        // A list that does not come forward has no end either.
-        self.is_at_end = !page.has_more || last.is_none() || last == self.after;
+        let is_repeated = self.after.is_some() && page.data.iter().any(|object| object.id() == self.after.as_deref());
+        if is_repeated || (page.has_more && last.is_none()) {
+            return Err(ApiError::BrokenList);
+        }
+        self.is_at_end = !page.has_more;
         self.after = last;
         Ok(Some(page.data))
     }
 
-    fn request(&self) -> ([&'static str; 1], Vec<(&'static str, String)>) {
+    fn request(&self) -> ([&'static str; 2], Vec<(&'static str, String)>) {
         let mut query = vec![("limit", PAGE_LIMIT.to_owned())];
         query.extend(self.after.iter().map(|id| ("starting_after", id.clone())));
         match self.list {
@@ -126,11 +132,11 @@ impl Pages<'_> {
                 query.extend(since.map(|since| ("created[gte]", since.timestamp().to_string())));
                 query.extend(until.map(|until| ("created[lte]", until.timestamp().to_string())));
                 query.extend(types.iter().map(|&name| ("types[]", name.to_owned())));
-                (["events"], query)
+                (["v1", "events"], query)
             }
             List::Subscriptions => {
                 query.push(("status", "all".to_owned()));
-                (["subscriptions"], query)
+                (["v1", "subscriptions"], query)
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Patience for jobs: a call that failed for a passing reason is made again. What answers a delivery has no time for
-//! that; Stripe itself comes again.
+//! Retries transient API errors with exponential backoff, for jobs. A delivery is answered 503 instead, and Stripe
+//! delivers it again.
 //!
 //! Source: <https://docs.stripe.com/rate-limits#handling-limiting-gracefully>.
 
@@ -19,8 +19,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest that Stripe's own `Retry-After` is followed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Makes a call, and makes it again after 429, 5xx and failures of the transport: half a minute in all, or longer
-/// where Stripe asks for it.
+/// Makes a call, and repeats it after 429, 5xx and failures of the transport: for half a minute in all, or longer if
+/// Stripe asks for it.
 pub(super) async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, ApiError>
 where
     F: Future<Output = Result<T, ApiError>>,
@@ -28,10 +28,10 @@ where
     let mut retries = 0;
     loop {
         match call().await {
-            Err(error) if retries < MAX_RETRIES && is_passing(&error) => {
+            Err(error) if retries < MAX_RETRIES && is_transient(&error) => {
                 let pause = pause(retries, &error, rand::rng().random_range(0.5..=1.0));
                 retries += 1;
-                log::debug!("asking Stripe again in {pause:?}: {:#}", anyhow::Error::from(error));
+                log::debug!("repeating a call to Stripe's API in {pause:?}: {:#}", anyhow::Error::from(error));
                 tokio::time::sleep(pause).await;
             }
             result => return result,
@@ -39,11 +39,11 @@ where
     }
 }
 
-fn is_passing(error: &ApiError) -> bool {
+fn is_transient(error: &ApiError) -> bool {
     match error {
-        ApiError::Transport(_) => true,
-        ApiError::Unreadable(_) => false,
+        ApiError::Transport(_) | ApiError::Busy => true,
         ApiError::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error(),
+        _ => false,
     }
 }
 
@@ -68,17 +68,17 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passes_is_tried_again() {
-        for passing in [429, 500, 502, 503] {
-            assert!(is_passing(&status(passing, None)), "{passing}");
+    fn only_transient_errors_are_retried() {
+        for transient in [429, 500, 502, 503] {
+            assert!(is_transient(&status(transient, None)), "{transient}");
         }
         for lasting in [400, 401, 403, 404] {
-            assert!(!is_passing(&status(lasting, None)), "{lasting}");
+            assert!(!is_transient(&status(lasting, None)), "{lasting}");
         }
     }
 
     #[test]
-    fn pauses_double_and_stripes_own_wish_counts_within_bounds() {
+    fn pauses_double_and_retry_after_is_followed_within_bounds() {
         let pauses: Vec<_> = (0..3).map(|retries| pause(retries, &status(500, None), 1.0).as_millis()).collect();
         assert_eq!(pauses, [500, 1_000, 2_000]);
         assert_eq!(pause(1, &status(500, None), 0.5).as_millis(), 500);

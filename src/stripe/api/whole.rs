@@ -1,10 +1,12 @@
 //! Lists that are read whole: of one subscription's items, or of one customer's entitlements.
 
+use std::sync::Arc;
+
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ApiError, Client};
+use super::{ApiError, Client, Scope};
 use crate::stripe::item;
 
 /// The most that Stripe puts on a page.
@@ -28,22 +30,17 @@ impl Client {
     pub async fn subscription_items(
         &self,
         subscription_id: &str,
-        connect_account: Option<&str>,
+        scope: &Scope,
     ) -> Result<Option<Vec<Value>>, ApiError> {
-        self.whole_list(&["subscription_items"], ("subscription", subscription_id), connect_account).await
+        self.whole_list(&["v1", "subscription_items"], ("subscription", subscription_id), scope).await
     }
 
     /// The subscription that was fetched, with the items that it does not show.
-    pub(super) async fn with_all_items(
-        &self,
-        object: Value,
-        id: &str,
-        connect_account: Option<&str>,
-    ) -> Result<Value, ApiError> {
+    pub(super) async fn with_all_items(&self, object: Value, id: &str, scope: &Scope) -> Result<Value, ApiError> {
         if object["items"]["has_more"] != true {
             return Ok(object);
         }
-        let listed = self.subscription_items(id, connect_account).await?;
+        let listed = self.subscription_items(id, scope).await?;
         Ok(match listed {
             Some(listed) => item::with_all_items(object, listed),
             None => object,
@@ -55,30 +52,26 @@ impl Client {
     ///
     /// # Errors
     /// [`ApiError`] on any other failure.
-    pub async fn active_entitlements(
-        &self,
-        customer_id: &str,
-        connect_account: Option<&str>,
-    ) -> Result<Option<Vec<Value>>, ApiError> {
-        self.whole_list(&["entitlements", "active_entitlements"], ("customer", customer_id), connect_account).await
+    pub async fn active_entitlements(&self, customer_id: &str, scope: &Scope) -> Result<Option<Vec<Value>>, ApiError> {
+        self.whole_list(&["v1", "entitlements", "active_entitlements"], ("customer", customer_id), scope).await
     }
 
     async fn whole_list(
         &self,
         path: &[&str],
         (name, id): (&'static str, &str),
-        connect_account: Option<&str>,
+        scope: &Scope,
     ) -> Result<Option<Vec<Value>>, ApiError> {
         let mut listed: Vec<Value> = Vec::new();
         for _ in 0..MAX_PAGES {
             let mut query = vec![(name, id.to_owned()), ("limit", PAGE_LIMIT.to_owned())];
             let last = listed.last().and_then(|last| last["id"].as_str());
             query.extend(last.map(|last| ("starting_after", last.to_owned())));
-            let answer = match self.get(path, &query, connect_account).await {
+            let answer = match self.get(scope, path, &query).await {
                 Err(ApiError::Status { status: StatusCode::NOT_FOUND, .. }) => return Ok(None),
                 answer => answer?,
             };
-            let page: Page = serde_json::from_value(answer).map_err(ApiError::Unreadable)?;
+            let page: Page = serde_json::from_value(answer).map_err(|error| ApiError::Unreadable(Arc::new(error)))?;
             let goes_on = page.has_more && page.data.last().is_some_and(|last| last["id"].is_string());
             listed.extend(page.data);
             if !goes_on {

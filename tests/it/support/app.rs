@@ -47,6 +47,7 @@ pub struct Settings {
     pub overdue_after: Duration,
     pub reconcile_every: Option<Duration>,
     pub stored_payloads: StoredPayloads,
+    pub stripe_reads_per_second: u32,
 }
 
 impl Default for Settings {
@@ -67,6 +68,7 @@ impl Default for Settings {
             overdue_after: Duration::from_secs(48 * 3_600),
             reconcile_every: None,
             stored_payloads: StoredPayloads::Full,
+            stripe_reads_per_second: 10_000,
         }
     }
 }
@@ -280,7 +282,8 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
         bind_addr: "127.0.0.1:0".parse().unwrap(),
         webhook_secrets: settings.secrets.iter().copied().map(Secret::new).collect(),
         stripe: stripe.map(|stripe| {
-            api::Client::new(stripe.base(), Secret::new("sk_test_key"), settings.stripe_timeout).unwrap()
+            let (base, key) = (stripe.base(), Secret::new("sk_test_key"));
+            api::Client::with_rate(base, key, settings.stripe_timeout, settings.stripe_reads_per_second).unwrap()
         }),
         mode: Mode::Any,
         trust: ConnectTrust::None,

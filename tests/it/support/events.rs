@@ -156,3 +156,21 @@ pub fn paid(id: &str, second: i64, invoice: Value) -> Event {
 pub fn completed(id: &str, second: i64, session: Value) -> Event {
     Event::new(id, "checkout.session.completed", second, session)
 }
+
+/// A thin event of this second about `object`.
+pub fn thin(id: &str, event_type: &str, second: i64, object: &Value, snapshot_event: Option<&str>) -> Event {
+    let created = chrono::DateTime::from_timestamp(second, 0).unwrap().format("%Y-%m-%dT%H:%M:%S.789Z");
+    let mut event = json!({
+        "id": id,
+        "object": "v2.core.event",
+        "created": created.to_string(),
+        "livemode": false,
+        "reason": null,
+        "related_object": {"id": object["id"], "type": object["object"], "url": "https://elsewhere.invalid/v1/x"},
+        "type": event_type,
+    });
+    if let Some(snapshot_event) = snapshot_event {
+        event["snapshot_event"] = snapshot_event.into();
+    }
+    Event(event)
+}

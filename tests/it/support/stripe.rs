@@ -1,9 +1,10 @@
-//! A stand-in for Stripe's API: answers `GET /v1/subscriptions/{id}` and the lists of events and subscriptions as a
-//! test says, and remembers who asked.
+//! A stand-in for Stripe's API: answers reads of single objects and the lists of events and subscriptions as a test
+//! says, and remembers every request.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path};
@@ -16,16 +17,20 @@ use super::Event;
 use super::stripe_endpoints::{self, Endpoints};
 
 /// One answer; the last one that a test gave is repeated.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Canned {
     status: u16,
-    body: Value,
+    /// The body as it is sent.
+    body: String,
+    headers: Vec<(&'static str, String)>,
     /// Held back until the test lets it go.
     gate: Option<Arc<Semaphore>>,
+    delay: Option<Duration>,
 }
 
 #[derive(Default)]
 struct Shared {
+    /// By path.
     answers: Mutex<HashMap<String, VecDeque<Canned>>>,
     asked: Mutex<Vec<Asked>>,
     /// By path, newest first.
@@ -35,6 +40,12 @@ struct Shared {
     refusals: Mutex<VecDeque<(u16, Option<u32>)>>,
     /// The `Date` of answers about subscriptions; actix's own where there is none.
     date: Mutex<Option<String>>,
+    /// Whole answers to the next list requests.
+    pages: Mutex<VecDeque<Value>>,
+    /// How many single objects may be read in a second; more are answered 429.
+    rate: Mutex<Option<usize>>,
+    /// When those of the current second were read.
+    reads: Mutex<VecDeque<Instant>>,
 }
 
 /// A request for a page of a list that came.
@@ -43,7 +54,9 @@ pub struct Listed {
     pub path: String,
     pub query: Vec<(String, String)>,
     pub connect_account: Option<String>,
-    pub at: std::time::Instant,
+    pub context: Option<String>,
+    pub version: Option<String>,
+    pub at: Instant,
 }
 
 impl Listed {
@@ -52,12 +65,18 @@ impl Listed {
     }
 }
 
-/// A request that came.
+/// A request for a single object that came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
+    pub path: String,
+    /// The path's last segment.
     pub subscription: String,
     pub authorization: Option<String>,
     pub connect_account: Option<String>,
+    pub context: Option<String>,
+    pub version: Option<String>,
+    /// What was answered.
+    pub status: u16,
 }
 
 pub struct StripeApi {
@@ -88,9 +107,9 @@ impl StripeApi {
             App::new()
                 .app_data(data.clone())
                 .configure(stripe_endpoints::routes(theirs.clone()))
-                .route("/v1/subscriptions/{id}", web::get().to(subscription))
                 .route("/v1/entitlements/{list}", web::get().to(list))
                 .route("/v1/{list}", web::get().to(list))
+                .default_service(web::route().to(object))
         })
         .workers(1)
         .disable_signals()
@@ -108,25 +127,49 @@ impl StripeApi {
 
     /// What is answered from now on for a subscription.
     pub fn answer(&self, subscription: &str, status: u16, body: Value) {
-        self.shared
-            .answers
-            .lock()
-            .unwrap()
-            .insert(subscription.to_owned(), VecDeque::from([Canned { status, body, gate: None }]));
+        self.answer_path(&format!("/v1/subscriptions/{subscription}"), status, &[], &body.to_string());
     }
 
-    /// The subscription as Stripe has it from now on.
+    /// What is answered from now on for a path.
+    pub fn answer_path(&self, path: &str, status: u16, headers: &[(&'static str, &str)], body: &str) {
+        let headers = headers.iter().map(|&(name, value)| (name, value.to_owned())).collect();
+        let canned = Canned { status, body: body.to_owned(), headers, ..Canned::default() };
+        self.shared.answers.lock().unwrap().insert(path.to_owned(), VecDeque::from([canned]));
+    }
+
+    /// Has every answer for a path take so long.
+    pub fn delay(&self, path: &str, delay: Duration) {
+        let mut answers = self.shared.answers.lock().unwrap();
+        answers.get_mut(path).unwrap().iter_mut().for_each(|canned| canned.delay = Some(delay));
+    }
+
+    /// Answers 429 to reads of single objects beyond so many a second.
+    pub fn allow_per_second(&self, reads: usize) {
+        *self.shared.rate.lock().unwrap() = Some(reads);
+    }
+
+    /// The object as Stripe has it from now on.
     pub fn has(&self, object: &Value) {
-        self.answer(object["id"].as_str().unwrap(), 200, object.clone());
+        self.answer_path(&path_of(object), 200, &[], &object.to_string());
+    }
+
+    /// Stripe has no such object any more.
+    pub fn has_not(&self, object: &Value) {
+        self.shared.answers.lock().unwrap().remove(&path_of(object));
     }
 
     /// An answer that comes after those that were queued before, once its gate is opened.
     pub fn queue_gated(&self, object: &Value) -> Gate {
         let gate = Arc::new(Semaphore::new(0));
-        let canned = Canned { status: 200, body: object.clone(), gate: Some(gate.clone()) };
-        let id = object["id"].as_str().unwrap().to_owned();
-        self.shared.answers.lock().unwrap().entry(id).or_default().push_back(canned);
+        let canned = Canned { status: 200, body: object.to_string(), gate: Some(gate.clone()), ..Canned::default() };
+        self.shared.answers.lock().unwrap().entry(path_of(object)).or_default().push_back(canned);
         Gate(gate)
+    }
+
+    /// The object as Stripe has it after the answers that were queued before.
+    pub fn has_second(&self, object: &Value) {
+        let canned = Canned { status: 200, body: object.to_string(), ..Canned::default() };
+        self.shared.answers.lock().unwrap().entry(path_of(object)).or_default().push_back(canned);
     }
 
     /// The events that Stripe lists from now on, given in any order; of one second, the later in the slice is newer.
@@ -169,6 +212,11 @@ impl StripeApi {
         self.shared.refusals.lock().unwrap().push_back((status, retry_after));
     }
 
+    /// Whole answers to the next requests for a list.
+    pub fn queue_pages(&self, pages: &[Value]) {
+        self.shared.pages.lock().unwrap().extend(pages.iter().cloned());
+    }
+
     pub fn listed(&self) -> Vec<Listed> {
         self.shared.listed.lock().unwrap().clone()
     }
@@ -177,13 +225,30 @@ impl StripeApi {
         self.shared.asked.lock().unwrap().clone()
     }
 
+    /// Waits until a path has been read.
+    pub async fn wait_until_read(&self, path: &str) {
+        for _ in 0..500 {
+            if self.asked().iter().any(|asked| asked.path == path) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} was not read");
+    }
+
+    /// Forgets every answer and request.
+    pub fn forget(&self) {
+        self.shared.answers.lock().unwrap().clear();
+        self.shared.asked.lock().unwrap().clear();
+    }
+
     /// Waits until this many requests have come in all.
     pub async fn wait_until_asked(&self, times: usize) {
         for _ in 0..500 {
             if self.asked().len() >= times {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("asked {} times, not {times}", self.asked().len());
     }
@@ -196,33 +261,71 @@ impl Drop for StripeApi {
     }
 }
 
-async fn subscription(request: HttpRequest, id: Path<String>, shared: Data<Shared>) -> HttpResponse {
-    let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-    shared.asked.lock().unwrap().push(Asked {
-        subscription: id.clone(),
-        authorization: header("authorization"),
-        connect_account: header("stripe-account"),
-    });
-    let canned = {
+/// Where Stripe has an object of this type.
+fn path_of(object: &Value) -> String {
+    let id = object["id"].as_str().unwrap();
+    match object["object"].as_str().unwrap() {
+        "checkout.session" => format!("/v1/checkout/sessions/{id}"),
+        "v2.core.event" => format!("/v2/core/events/{id}"),
+        other => format!("/v1/{other}s/{id}"),
+    }
+}
+
+fn header(request: &HttpRequest, name: &str) -> Option<String> {
+    request.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+}
+
+async fn object(request: HttpRequest, shared: Data<Shared>) -> HttpResponse {
+    let path = request.path().to_owned();
+    let canned = if is_over_the_rate(&shared) {
+        let body = json!({"error": {"code": "rate_limit", "type": "invalid_request_error"}}).to_string();
+        Canned { status: 429, body, ..Canned::default() }
+    } else {
         let mut answers = shared.answers.lock().unwrap();
-        match answers.get_mut(id.as_str()) {
+        let queued = match answers.get_mut(&path) {
             Some(queue) if queue.len() > 1 => queue.pop_front(),
             Some(queue) => queue.front().cloned(),
             None => None,
-        }
+        };
+        let body = json!({"error": {"code": "resource_missing", "type": "invalid_request_error"}}).to_string();
+        queued.unwrap_or(Canned { status: 404, body, ..Canned::default() })
     };
-    let Some(canned) = canned else {
-        return HttpResponse::NotFound()
-            .json(json!({"error": {"code": "resource_missing", "type": "invalid_request_error"}}));
-    };
+    shared.asked.lock().unwrap().push(Asked {
+        subscription: path.rsplit('/').next().unwrap().to_owned(),
+        path,
+        authorization: header(&request, "authorization"),
+        connect_account: header(&request, "stripe-account"),
+        context: header(&request, "stripe-context"),
+        version: header(&request, "stripe-version"),
+        status: canned.status,
+    });
     if let Some(gate) = canned.gate {
         gate.acquire().await.unwrap().forget();
+    }
+    if let Some(delay) = canned.delay {
+        tokio::time::sleep(delay).await;
     }
     let mut response = HttpResponse::build(StatusCode::from_u16(canned.status).unwrap());
     if let Some(date) = shared.date.lock().unwrap().clone() {
         response.insert_header(("Date", date));
     }
-    response.json(canned.body)
+    for (name, value) in canned.headers {
+        response.insert_header((name, value));
+    }
+    response.body(canned.body)
+}
+
+fn is_over_the_rate(shared: &Shared) -> bool {
+    let Some(rate) = *shared.rate.lock().unwrap() else { return false };
+    let mut reads = shared.reads.lock().unwrap();
+    while reads.front().is_some_and(|read| read.elapsed() > Duration::from_secs(1)) {
+        reads.pop_front();
+    }
+    let is_over = reads.len() >= rate;
+    if !is_over {
+        reads.push_back(Instant::now());
+    }
+    is_over
 }
 
 async fn list(
@@ -231,8 +334,14 @@ async fn list(
     web::Query(query): web::Query<Vec<(String, String)>>,
     shared: Data<Shared>,
 ) -> HttpResponse {
-    let connect_account = request.headers().get("stripe-account").map(|value| value.to_str().unwrap().to_owned());
-    let listed = Listed { path: path.into_inner(), query, connect_account, at: std::time::Instant::now() };
+    let listed = Listed {
+        path: path.into_inner(),
+        query,
+        connect_account: header(&request, "stripe-account"),
+        context: header(&request, "stripe-context"),
+        version: header(&request, "stripe-version"),
+        at: Instant::now(),
+    };
     shared.listed.lock().unwrap().push(listed.clone());
     if let Some((status, retry_after)) = shared.refusals.lock().unwrap().pop_front() {
         let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap());
@@ -240,6 +349,9 @@ async fn list(
             response.insert_header(("Retry-After", seconds.to_string()));
         }
         return response.json(json!({"error": {"type": "api_error"}}));
+    }
+    if let Some(page) = shared.pages.lock().unwrap().pop_front() {
+        return HttpResponse::Ok().json(page);
     }
     let lists = shared.lists.lock().unwrap();
     let is_undelivered = listed.param("delivery_success") == Some("false");

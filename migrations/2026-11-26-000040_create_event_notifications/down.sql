@@ -1,0 +1,2 @@
+DROP TABLE event_notifications;
+ALTER TABLE stripe_events DROP COLUMN notification_id;
