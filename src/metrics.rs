@@ -403,6 +403,7 @@ mod tests {
                 "subledger_pool_connections gauge",
                 "subledger_reconcile_last_success_timestamp_seconds gauge",
                 "subledger_reconcile_missing_total counter",
+                "subledger_refused_events_total counter",
                 "subledger_signature_refusals_total counter",
                 "subledger_stripe_requests_total counter",
                 "subledger_undecided_ties_total counter",

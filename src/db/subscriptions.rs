@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
+use diesel::dsl::now;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
@@ -187,7 +188,7 @@ pub async fn update(conn: &Conn, row: &Row) -> QueryResult<usize> {
         table::stripe_subscription_id.eq(&row.stripe_subscription_id),
         (&row.state, &row.as_of, &row.latest_invoice),
         (table::placed_by_metadata.eq(row.placed_by_metadata), table::took_local_row.eq(row.took_local_row)),
-        table::updated_at.eq(row.updated_at),
+        table::updated_at.eq(now),
     ));
     Cached(update).execute(&mut &*conn).await
 }
@@ -226,9 +227,13 @@ pub async fn of_subscriptions_or_accounts(
 }
 
 /// Inserts a local row, as an application does that gives a trial.
-pub async fn insert_local(conn: &mut Conn, account_id: Uuid, plan: &str, status: &str) -> QueryResult<usize> {
-    diesel::insert_into(table::table)
-        .values((table::account_id.eq(account_id), table::plan.eq(plan), table::status.eq(status)))
-        .execute(conn)
-        .await
+pub async fn insert_local(
+    conn: &mut Conn,
+    account_id: Uuid,
+    plan: &str,
+    status: &str,
+    created_at: DateTime<Utc>,
+) -> QueryResult<usize> {
+    let row = (table::account_id.eq(account_id), table::plan.eq(plan), table::status.eq(status));
+    diesel::insert_into(table::table).values((row, table::created_at.eq(created_at))).execute(conn).await
 }

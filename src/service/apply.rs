@@ -119,6 +119,9 @@ impl Service {
     /// Applies a batch of the group commit, and answers each of its events.
     pub(super) async fn apply_batch(&self, mut batch: Vec<Entry>) {
         batch.retain(Entry::claim);
+        if batch.is_empty() {
+            return;
+        }
         // Within a subscription the older events first, so that none is stale for want of patience; the subscriptions in
         // the same order in every replica.
         batch.sort_by(|one, other| order(&one.submission).cmp(&order(&other.submission)));

@@ -92,10 +92,12 @@ async fn compare_rows(
             }
         }
     }
-    for row in rows.remove("").unwrap_or_default() {
-        let of = format!("account {}", row.account_id);
+    let local = rows.remove("").unwrap_or_default();
+    for account in super::accounts(lives).filter(|account| account.local_plan.is_some()) {
+        let found = local.iter().filter(|row| row.account_id == account.id).count();
+        let of = format!("account {}", account.id);
         let mut fields = Fields { of: &of, differences: &mut comparison.differences };
-        fields.expect("local rows", &0, &1);
+        fields.expect("local rows", &usize::from(!account.is_local_row_taken), &found);
     }
     Ok(())
 }

@@ -15,7 +15,24 @@ const FIRST_BIRTH: i64 = 1_735_689_600;
 
 /// Every life of `customers` customers; some come back after their subscription ended.
 pub(super) fn lives(seed: u64, customers: usize, ids: &Ids) -> Vec<Life> {
-    (0..customers).flat_map(|number| lives_of_one(seed, number, ids)).collect()
+    (0..customers).flat_map(|number| with_take_over(lives_of_one(seed, number, ids))).collect()
+}
+
+/// The statuses in which a subscription takes over its account's local row: `ENTITLED_STATUSES` as it is by default.
+const ENTITLED: [&str; 3] = ["active", "trialing", "past_due"];
+
+/// The lives of one account with what becomes of its local row.
+fn with_take_over(mut lives: Vec<Life>) -> Vec<Life> {
+    let shows_entitled = |occurrence: &Occurrence| {
+        occurrence.what.shows_the_subscription() && ENTITLED.contains(&occurrence.state.status)
+    };
+    let is_taken_over = lives.iter().any(|life| life.occurrences.iter().any(shows_entitled));
+    let born = lives.iter().filter_map(|life| life.occurrences.first()).map(|first| first.created).min();
+    for life in &mut lives {
+        life.account.is_local_row_taken = is_taken_over;
+        life.account.local_row_since = born.unwrap_or_default();
+    }
+    lives
 }
 
 fn lives_of_one(seed: u64, number: usize, ids: &Ids) -> Vec<Life> {
@@ -52,6 +69,8 @@ fn account(rng: &mut StdRng, number: usize, ids: &Ids) -> Account {
         customer_id: ids.of("cus", 2 * number, 0),
         link,
         local_plan: has_trial.then_some("given_trial"),
+        is_local_row_taken: false,
+        local_row_since: 0,
     }
 }
 

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use chrono::DateTime;
 use rand::RngExt;
 use reqwest::Client;
 
@@ -146,7 +147,8 @@ impl Simulate {
         }
         for account in before {
             if let Some(plan) = account.local_plan {
-                subscriptions::insert_local(&mut conn, account.id, plan, "trialing").await?;
+                let since = DateTime::from_timestamp(account.local_row_since, 0).unwrap_or_default();
+                subscriptions::insert_local(&mut conn, account.id, plan, "trialing", since).await?;
             }
         }
         Ok(())

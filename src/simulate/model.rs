@@ -179,6 +179,10 @@ pub(super) struct Account {
     pub(super) link: Link,
     /// The plan of the local trial that the application gave it first.
     pub(super) local_plan: Option<&'static str>,
+    /// Whether one of its subscriptions takes over the row of that trial.
+    pub(super) is_local_row_taken: bool,
+    /// When that row was made, in seconds since 1970: with the first of its subscriptions.
+    pub(super) local_row_since: i64,
 }
 
 /// The whole life of one subscription.

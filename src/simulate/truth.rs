@@ -47,7 +47,7 @@ impl Truth {
 /// The price's lookup key, else the plan of the local trial that the account had, else the price's id.
 fn plan(life: &Life, state: &State) -> Option<&'static str> {
     let price = state.items.first()?.price;
-    Some(price.lookup_key.or(life.account.local_plan).unwrap_or(price.id))
+    Some(price.lookup_key.or(life.account.local_plan.filter(|_| life.account.is_local_row_taken)).unwrap_or(price.id))
 }
 
 /// The invoice that was made last (an invoice is made when its period starts), of two of one second the one with the

@@ -384,7 +384,8 @@ mod tests {
 
     #[test]
     fn the_fixtures_names_addresses_and_payment_details_are_gone() {
-        for payload in fixtures() {
+        // A page of a list has no object of its own.
+        for payload in fixtures().into_iter().filter(|payload| !payload["data"].is_array()) {
             let mut redacted: Value = serde_json::from_str(&redact(&payload.to_string())).unwrap();
             assert_eq!(redacted["data"]["object"]["metadata"], payload["data"]["object"]["metadata"]);
             if let Some(object) = redacted["data"]["object"].as_object_mut() {

@@ -28,9 +28,10 @@ async fn an_account_is_created_read_and_changed() {
     let created = app.create_account(json!({"id": id, "name": "Acme", "stripe_customer_id": "cus_1"})).await;
     assert_eq!(created.status, 201);
     let nothing = json!({"entitled": false, "reason": "the account has no subscription", "plan": null,
-                         "seat_limit": null, "until": null, "since_event": null});
+                         "plan_source": null, "seat_limit": null, "until": null, "overdue": false,
+                         "subscription_id": null, "since_event": null});
     let expected = json!({"id": id, "name": "Acme", "stripe_customer_ids": ["cus_1"], "subscriptions": [],
-                          "entitlement": nothing});
+                          "features": [], "entitlement": nothing});
     assert_eq!(created.body, expected);
     assert_eq!(read(&app, &id).await, Answer { status: 200, body: expected });
 

@@ -184,7 +184,7 @@ async fn other_methods_and_paths_have_the_one_form_of_error() {
         (Method::GET, "/api/v1/webhooks/stripe", 405, "method_not_allowed"),
         (Method::DELETE, "/health", 405, "method_not_allowed"),
         (Method::GET, "/nowhere", 404, "not_found"),
-        (Method::POST, "/", 404, "not_found"),
+        (Method::POST, "/", 405, "method_not_allowed"),
         (Method::GET, "/events/evt_none", 404, "not_found"),
         (Method::GET, "/api/v1/accounts/not-a-uuid", 404, "not_found"),
     ] {

@@ -349,7 +349,7 @@ async fn a_method_that_a_path_does_not_take_is_told_which_it_takes() {
         ("/events", "GET, HEAD"),
         ("/events/evt_1", "GET, HEAD"),
         ("/events/evt_1/replay", "POST"),
-        ("/api/v1/accounts", "POST"),
+        ("/api/v1/accounts", "GET, HEAD, POST"),
         ("/api/v1/accounts/acme", "GET, HEAD, PATCH"),
         ("/metrics", "GET, HEAD"),
         ("/openapi.json", "GET, HEAD"),

@@ -118,6 +118,16 @@ impl Life {
         self.event("checkout.session.completed", created, object, None)
     }
 
+    /// Whether the subscription takes over the account's local trial: it is seen in a status that entitles.
+    pub fn takes_trial(&self) -> bool {
+        let entitles = |event: &Event| {
+            let status = event.object()["status"].as_str();
+            event.0["type"].as_str().is_some_and(|event_type| event_type.starts_with("customer.subscription."))
+                && matches!(status, Some("active" | "trialing" | "past_due"))
+        };
+        self.has_trial && self.events.iter().any(entitles)
+    }
+
     /// The events, ready to be delivered once for this suffix and account.
     pub fn instance(&self, suffix: &str, account: &str) -> Vec<Event> {
         let fill = |(position, event): (usize, &Event)| {
@@ -141,7 +151,7 @@ impl Life {
     pub fn final_row(&self) -> Value {
         let item = &self.now["items"]["data"][0];
         let price = &item["price"];
-        let named = [&price["lookup_key"], &json!(self.has_trial.then_some("trial")), &price["id"]];
+        let named = [&price["lookup_key"], &json!(self.takes_trial().then_some("trial")), &price["id"]];
         let plan = named.into_iter().find(|name| !name.is_null()).unwrap();
         let invoice = self.events.iter().rev().find(|event| event_type(event).starts_with("invoice."));
         let invoice_status = invoice.map(|event| event_type(event).trim_start_matches("invoice."));
