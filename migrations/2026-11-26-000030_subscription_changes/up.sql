@@ -52,6 +52,13 @@ BEGIN
 END
 $$;
 
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION fence_changes() SET search_path = %I, pg_temp', current_schema());
+END
+$$;
+REVOKE EXECUTE ON FUNCTION fence_changes() FROM PUBLIC;
+
 CREATE TRIGGER fence_changes AFTER INSERT ON subscription_changes
     FOR EACH STATEMENT EXECUTE FUNCTION fence_changes();
 

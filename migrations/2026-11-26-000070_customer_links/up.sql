@@ -47,9 +47,6 @@ BEGIN
 END
 $$;
 
-REVOKE EXECUTE ON FUNCTION subledger_add_customer_link(text, uuid) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION subledger_remove_customer_link(text, uuid) FROM PUBLIC;
-
 CREATE FUNCTION subledger_flag_new_links() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -90,7 +87,7 @@ BEGIN
     END IF;
     IF TG_OP <> 'DELETE' THEN
         PERFORM subledger_add_customer_link(NEW.stripe_customer_id, NEW.account_id);
-        UPDATE accounts SET has_new_links = true WHERE id = NEW.account_id AND NOT has_new_links;
+        UPDATE accounts SET has_new_links = true WHERE id = NEW.account_id;
     END IF;
     RETURN NULL;
 END
@@ -98,3 +95,20 @@ $$;
 
 CREATE TRIGGER subledger_link_of_further_customer AFTER INSERT OR UPDATE OR DELETE ON account_customers
     FOR EACH ROW EXECUTE FUNCTION subledger_link_of_further_customer();
+
+-- A function with its owner's rights must find its own tables: nobody's temporary table of the same name. Nobody but the
+-- owner and triggers runs these.
+DO $$
+DECLARE
+    function regprocedure;
+BEGIN
+    FOR function IN SELECT oid::regprocedure FROM pg_proc
+        WHERE pronamespace = current_schema()::regnamespace AND proname IN
+            ('subledger_add_customer_link', 'subledger_remove_customer_link', 'subledger_flag_new_links',
+             'subledger_link_of_account', 'subledger_link_of_further_customer')
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', function, current_schema());
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', function);
+    END LOOP;
+END
+$$;

@@ -21,6 +21,7 @@ use super::tls::{self, Verification};
 /// - `jit = off`: no query runs long enough to pay for the 100 ms that compiling takes.
 /// - `read committed`, whatever the database's default is: after waiting for a lock, a statement must see what the
 ///   holder of the lock committed.
+/// - `synchronous_commit` is not off, whatever the role or the database says: 200 means that the event is on disk.
 /// - `enable_seqscan = off`: a statement that is prepared while the tables are empty would otherwise scan them
 ///   sequentially until the next autoanalyze, long after they have grown. Every query here has an index to use.
 const SESSION_SETTINGS: &str = "
@@ -29,6 +30,7 @@ const SESSION_SETTINGS: &str = "
     SET lock_timeout = '5s';
     SET jit = off;
     SET enable_seqscan = off;
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
     SET idle_in_transaction_session_timeout = '10s'";
 
 /// The same settings for work that may take as long as it has to, whatever limits the role has.

@@ -80,11 +80,11 @@ pub async fn statements(target: &Target, roles: &Roles) -> Result<Vec<String>> {
     statements.extend(policies(&schema));
     if let Some(role) = &roles.app {
         refuse_mighty(&client, &schema, role, "--app-role").await?;
-        statements.extend(for_app(&schema, &objects, &functions, role));
+        statements.extend(for_app(&schema, &objects, role));
     }
     if let Some(role) = &roles.server {
         require_role(&client, role).await?;
-        statements.extend(for_server(&schema, &objects, &functions, role));
+        statements.extend(for_server(&schema, &objects, role));
     }
     Ok(statements)
 }
@@ -138,7 +138,7 @@ fn policies(schema: &SchemaName) -> Vec<String> {
     statements
 }
 
-fn for_app(schema: &SchemaName, objects: &[Object], functions: &[String], role: &str) -> Vec<String> {
+fn for_app(schema: &SchemaName, objects: &[Object], role: &str) -> Vec<String> {
     let role = identifier(role);
     let is_there = |name: &str| objects.iter().any(|object| object.name == name);
     let mut statements = from_nothing(schema, objects, &role);
@@ -149,12 +149,10 @@ fn for_app(schema: &SchemaName, objects: &[Object], functions: &[String], role: 
         statements.push(format!("GRANT {privilege} ({columns}) ON {} TO {role}", schema.qualify(table)));
     }
     statements.push(format!("GRANT TRIGGER ON {} TO {role}", schema.qualify("subscriptions")));
-    // Views call them as whoever reads the view.
-    statements.extend(functions.iter().map(|function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role}")));
     statements
 }
 
-fn for_server(schema: &SchemaName, objects: &[Object], functions: &[String], role: &str) -> Vec<String> {
+fn for_server(schema: &SchemaName, objects: &[Object], role: &str) -> Vec<String> {
     let role = identifier(role);
     let mut statements = from_nothing(schema, objects, &role);
     for object in objects {
@@ -165,7 +163,11 @@ fn for_server(schema: &SchemaName, objects: &[Object], functions: &[String], rol
         };
         statements.push(format!("GRANT {privileges} ON {} TO {role}", schema.qualify(&object.name)));
     }
-    statements.extend(functions.iter().map(|function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role}")));
+    // The trigger that orders changes reads how far their ids are.
+    if objects.iter().any(|object| object.name == "subscription_changes") {
+        statements
+            .push(format!("GRANT SELECT ON SEQUENCE {} TO {role}", schema.qualify("subscription_changes_id_seq")));
+    }
     statements
 }
 

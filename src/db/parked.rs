@@ -4,12 +4,14 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
+use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
 use super::cached::Cached;
+use super::schema::accounts;
 
 /// A parked event.
 #[derive(Clone, Debug, diesel::QueryableByName)]
@@ -47,18 +49,23 @@ pub enum Awaited {
 /// At most `limit` of the events that wait for `awaited`, oldest first.
 pub async fn page(conn: &mut Conn, awaited: &Awaited, after: &After, limit: i64) -> QueryResult<Vec<Parked>> {
     let (sql, key) = match awaited {
+        // Stored under the cus_… that stands beside it, if there is one.
+        Awaited::Customer(id) if id.starts_with("acct_") => (
+            "SELECT id, created, payload::text AS payload FROM stripe_events
+             WHERE outcome = 'parked' AND payload #>> '{data,object,customer_account}' = $1
+               AND (created, id) > ($2, $3)
+             ORDER BY created, id LIMIT $4",
+            id.clone(),
+        ),
         Awaited::Customer(id) => (
             "SELECT id, created, payload::text AS payload FROM stripe_events
              WHERE outcome = 'parked' AND customer_id = $1 AND (created, id) > ($2, $3)
              ORDER BY created, id LIMIT $4",
             id.clone(),
         ),
-        // Its row may just have been made by an event that was parked for the same customer, with others that failed.
         Awaited::Subscription(id) => (
-            "SELECT id, created, payload::text AS payload FROM stripe_events event
+            "SELECT id, created, payload::text AS payload FROM stripe_events
              WHERE outcome = 'parked' AND subscription_id = $1 AND (created, id) > ($2, $3)
-               AND NOT EXISTS (SELECT FROM event_failures
-                               WHERE event_id = event.id AND failed_at > now() - interval '1 minute')
              ORDER BY created, id LIMIT $4",
             id.clone(),
         ),
@@ -80,7 +87,8 @@ pub async fn page(conn: &mut Conn, awaited: &Awaited, after: &After, limit: i64)
 }
 
 /// At most `limit` of all parked events, oldest first, with whether each looks as if it could be placed now: its
-/// subscription has a row, its customer is linked, or it names an account. One that failed within the last hour does not.
+/// subscription has a row, its customer is linked, or it names an account. One that failed within the last ten minutes
+/// does not.
 pub async fn placeable_page(conn: &mut Conn, after: &After, limit: i64) -> QueryResult<Vec<Parked>> {
     diesel::sql_query(
         "SELECT id, created, payload::text AS payload FROM stripe_events event
@@ -88,10 +96,16 @@ pub async fn placeable_page(conn: &mut Conn, after: &After, limit: i64) -> Query
            AND (EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = event.subscription_id)
                 OR type NOT LIKE 'invoice.%'
                    AND (EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = event.customer_id)
-                        OR payload #>> '{data,object,client_reference_id}' IS NOT NULL
-                        OR payload #>> '{data,object,metadata,account_id}' IS NOT NULL))
+                        OR EXISTS (SELECT FROM customer_links
+                                   WHERE stripe_customer_id = payload #>> '{data,object,customer_account}')
+                        OR connect_account IS NULL AND EXISTS (
+                            SELECT FROM unnest(ARRAY[payload #>> '{data,object,client_reference_id}',
+                                                     payload #>> '{data,object,metadata,account_id}']) AS name
+                            WHERE EXISTS (SELECT FROM accounts
+                                          WHERE id = CASE WHEN name ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                                                          THEN name::uuid END))))
            AND NOT EXISTS (SELECT FROM event_failures
-                           WHERE event_id = event.id AND failed_at > now() - interval '1 hour')
+                           WHERE event_id = event.id AND failed_at > now() - interval '10 minutes')
          ORDER BY created, id LIMIT $3",
     )
     .bind::<Timestamptz, _>(after.0)
@@ -119,25 +133,32 @@ pub async fn count_of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<
     Ok(count.count)
 }
 
-/// Those of `awaited` for which at least one event is parked, and all of its accounts.
+/// Those of `awaited` that are there and for which at least one event is parked, and all accounts that are there.
 pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSet<Awaited>> {
     #[derive(diesel::QueryableByName)]
     struct Id {
         #[diesel(sql_type = Text)]
         id: String,
     }
-    let (mut customers, mut subscriptions, mut found) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut customers, mut subscriptions, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    let mut found = HashSet::new();
     for one in awaited {
         match one {
             Awaited::Customer(id) => customers.push(id.as_str()),
             Awaited::Subscription(id) => subscriptions.push(id.as_str()),
-            Awaited::Account(_) => drop(found.insert(one.clone())),
+            Awaited::Account(id) => ids.push(*id),
         }
+    }
+    if !ids.is_empty() {
+        let query = accounts::table.filter(accounts::id.eq_any(ids)).select(accounts::id);
+        found.extend(query.load::<Uuid>(conn).await?.into_iter().map(Awaited::Account));
     }
     if !customers.is_empty() {
         let query = diesel::sql_query(
             "SELECT awaited AS id FROM unnest($1) AS awaited
-             WHERE EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = awaited)
+             WHERE (EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = awaited)
+                    OR EXISTS (SELECT FROM stripe_events
+                               WHERE outcome = 'parked' AND payload #>> '{data,object,customer_account}' = awaited))
                AND EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = awaited)",
         );
         let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(customers)).load(conn).await?;

@@ -153,14 +153,14 @@ pub async fn lock_of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<V
         .await
 }
 
-/// The rows of this account's customers that stand in other accounts because of their metadata alone, locked in the order
-/// of their ids.
-pub async fn lock_misplaced(conn: &mut Conn, account_id: Uuid) -> QueryResult<Vec<Row>> {
+/// The rows of this account's customers that stand in an account, this one or another, because of their metadata alone,
+/// locked in the order of their ids.
+pub async fn lock_placed_by_metadata(conn: &mut Conn, account_id: Uuid) -> QueryResult<Vec<Row>> {
     let customers = customer_links::table
         .filter(customer_links::account_id.eq(account_id))
         .select(customer_links::stripe_customer_id.nullable());
     table::table
-        .filter(table::placed_by_metadata.and(table::account_id.ne(account_id)))
+        .filter(table::placed_by_metadata)
         .filter(table::stripe_customer_id.eq_any(customers))
         .order(table::stripe_subscription_id)
         .select(Row::as_select())

@@ -2,8 +2,10 @@
 
 use uuid::Uuid;
 
+use super::local_row::Candidate;
 use super::projection::with_local_plan;
-use super::{Context, HandlerError, Note, Work};
+use super::{Context, HandlerError, Note, Work, local_row};
+use crate::db::entitlements::Settings;
 use crate::db::facts::Facts;
 use crate::db::subscriptions::Row;
 use crate::db::{Conn, accounts, subscriptions};
@@ -44,7 +46,13 @@ impl Place {
         match (row, linked) {
             (Some(row), Some(linked)) if row.placed_by_metadata && row.account_id != linked => {
                 ctx.needs_own_transaction()?;
-                move_row(conn, work, row, linked).await?;
+                move_row(conn, work, &ctx.policy.entitlement, row, linked).await?;
+                Ok(Some(Self { account_id: linked, is_by_name: false }))
+            }
+            // The link says the same as the metadata: from now on the row stays, whatever becomes of the link.
+            (Some(mut row), Some(linked)) if row.placed_by_metadata => {
+                row.placed_by_metadata = false;
+                work.put(row, None);
                 Ok(Some(Self { account_id: linked, is_by_name: false }))
             }
             (Some(row), _) => Ok(Some(Self { account_id: row.account_id, is_by_name: row.placed_by_metadata })),
@@ -74,12 +82,16 @@ async fn link_second_customer(
     link_customer(conn, account_id, unlinked).await
 }
 
-/// Links a customer, which must be linked to no account yet, as the account's first or as a further one.
+/// Links a customer as the account's first or as a further one, unless it is linked to this account already.
 ///
 /// # Errors
-/// [`HandlerError::Gone`] if there is no such account.
+/// [`HandlerError::Gone`] if there is no such account; a violated constraint if the customer belongs to another one.
 pub async fn link_customer(conn: &mut Conn, account_id: Uuid, customer: &str) -> Result<(), HandlerError> {
     let account = accounts::lock(conn, account_id).await?.ok_or(HandlerError::Gone("the account"))?;
+    // Asked under the account's lock: another transaction may have linked it meanwhile.
+    if accounts::of_customer(conn, customer).await? == Some(account_id) {
+        return Ok(());
+    }
     match account.stripe_customer_id {
         None => accounts::set_customer(conn, account_id, Some(customer)).await?,
         Some(_) => accounts::insert_further_customer(conn, account_id, customer).await?,
@@ -88,22 +100,43 @@ pub async fn link_customer(conn: &mut Conn, account_id: Uuid, customer: &str) ->
 }
 
 /// Moves the rows that stand in other accounts by their metadata alone to the account to which their customers are linked.
+/// Those that stand in this account by their metadata stay from now on, whatever becomes of the link.
 ///
 /// # Errors
 /// [`HandlerError::Database`]
-pub async fn move_misplaced(conn: &mut Conn, work: &mut Work, account_id: Uuid) -> Result<(), HandlerError> {
-    for row in subscriptions::lock_misplaced(conn, account_id).await? {
+pub async fn move_misplaced(
+    conn: &mut Conn,
+    work: &mut Work,
+    settings: &Settings,
+    account_id: Uuid,
+) -> Result<(), HandlerError> {
+    for mut row in subscriptions::lock_placed_by_metadata(conn, account_id).await? {
         work.adopt(row.clone());
-        move_row(conn, work, row, account_id).await?;
+        if row.account_id == account_id {
+            row.placed_by_metadata = false;
+            work.put(row, None);
+        } else {
+            move_row(conn, work, settings, row, account_id).await?;
+        }
     }
     Ok(())
 }
 
-async fn move_row(conn: &mut Conn, work: &mut Work, mut row: Row, account_id: Uuid) -> Result<(), HandlerError> {
+/// Moves a row, which may take over a local row of its new account.
+async fn move_row(
+    conn: &mut Conn,
+    work: &mut Work,
+    settings: &Settings,
+    mut row: Row,
+    account_id: Uuid,
+) -> Result<(), HandlerError> {
     let account = accounts::find(conn, account_id).await?.ok_or(HandlerError::Gone("the account"))?;
     row.account_id = account_id;
     row.placed_by_metadata = false;
     row.state = with_local_plan(row.state, account.local_plan.as_deref());
-    work.put(row, None);
-    Ok(())
+    work.put(row.clone(), None);
+    match Candidate::of_row(&row).filter(|candidate| candidate.entitles(settings) && !row.took_local_row) {
+        Some(candidate) => local_row::take_over(conn, work, settings, account_id, candidate, None).await,
+        None => Ok(()),
+    }
 }

@@ -124,7 +124,8 @@ pub fn contract_columns(row: &Row) -> Map<String, Value> {
 
 fn kinds(before: Option<&Row>, after: &Row, changed: &[&str]) -> Vec<Kind> {
     let has_changed = |column: &str| changed.contains(&column);
-    let is_new = before.is_none_or(|before| before.stripe_subscription_id != after.stripe_subscription_id);
+    let is_new = before
+        .is_none_or(|before| before.id != after.id || before.stripe_subscription_id != after.stripe_subscription_id);
     let has_ended = is_ended(after) && before.is_none_or(|before| !is_ended(before));
     // A first row and a take-over are told by `started`; what they differ in is no change of this subscription.
     let Some(before) = before.filter(|_| !is_new) else {

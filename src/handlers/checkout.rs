@@ -22,30 +22,30 @@ pub(super) async fn apply(
     ctx.needs_own_transaction()?;
     event.created.ok_or(HandlerError::NoCreated)?;
     let mut notes = Vec::new();
-    let link = link(conn, work, event).await?;
+    let link = link(conn, work, ctx, event).await?;
     let place = Place::of(conn, work, ctx, event, &mut notes).await?;
-    // What the checkout says of the account counts before a row that only its own metadata placed.
-    let account_id = link.or(place.map(|place| place.account_id));
-    let Some(account_id) = account_id else {
-        return Ok(Handled { notes, ..Handled::new(Outcome::Parked, None) });
+    let Some(place) = place else {
+        let releases = subscription::awaited_placement(event);
+        return Ok(Handled { notes, releases, ..Handled::new(Outcome::Parked, None) });
     };
+    let account_id = place.account_id;
     let named = work.facts(event)?.account_by_name;
     if let Some(names) = named.filter(|names| *names != account_id) {
         notes.push(Note::AccountConflict { event_id: event.id.clone(), belongs_to: account_id, names });
     }
     let mut handled = Handled { notes, ..Handled::new(Outcome::Applied, Some(account_id)) };
-    if link.is_some() {
-        handled.releases.push(Awaited::Account(account_id));
+    if let Some(linked) = link {
+        handled.releases.push(Awaited::Account(linked));
     }
     if let Some(subscription_id) = checkout.subscription_id {
-        let is_by_name = link.is_none() && place.is_none_or(|place| place.is_by_name);
+        let is_by_name = link.is_none() && place.is_by_name;
         project(conn, work, ctx, event, subscription_id, Place { account_id, is_by_name }, &mut handled).await?;
     }
     Ok(handled)
 }
 
 /// Links the checkout's customer to the account that the checkout names. A customer that is linked stays with its account.
-async fn link(conn: &mut Conn, work: &mut Work, event: &Event) -> Result<Option<Uuid>, HandlerError> {
+async fn link(conn: &mut Conn, work: &mut Work, ctx: Context<'_>, event: &Event) -> Result<Option<Uuid>, HandlerError> {
     let facts = work.facts(event)?;
     let (None, Some(named)) = (facts.linked_account(), facts.account_by_name) else {
         return Ok(None);
@@ -56,7 +56,7 @@ async fn link(conn: &mut Conn, work: &mut Work, event: &Event) -> Result<Option<
     for customer in &event.customer_ids {
         link_customer(conn, named, customer).await?;
     }
-    move_misplaced(conn, work, named).await?;
+    move_misplaced(conn, work, &ctx.policy.entitlement, named).await?;
     Ok(Some(named))
 }
 

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::account::Place;
+use super::local_row::Candidate;
 use super::projection::{Origin, columns_of};
 use super::{Context, Handled, HandlerError, Outcome, Question, Work, local_row, tie_break};
 use crate::db::parked::Awaited;
@@ -27,12 +28,18 @@ pub(super) async fn apply(
     let mut notes = Vec::new();
     let Some(place) = Place::of(conn, work, ctx, event, &mut notes).await? else {
         // Another transaction may link the customer before this one commits, and look for parked events too early.
-        let releases = event.customer_id.iter().map(|customer| Awaited::Customer(customer.clone())).collect();
+        let releases = awaited_placement(event);
         return Ok(Handled { notes, releases, ..Handled::new(Outcome::Parked, None) });
     };
     let mut handled = Handled { notes, ..Handled::new(Outcome::Applied, Some(place.account_id)) };
     handled.outcome = store(conn, work, ctx, event, place, &shown, None, &mut handled).await?;
     Ok(handled)
+}
+
+/// What an event that no account is found for may wait for.
+pub(super) fn awaited_placement(event: &Event) -> Vec<Awaited> {
+    let customers = event.customer_ids.iter().map(|customer| Awaited::Customer(customer.clone()));
+    customers.chain(event.named_account_ids.iter().map(|id| Awaited::Account(*id))).collect()
 }
 
 /// The state that an event shows.
@@ -56,12 +63,17 @@ pub(super) async fn store(
 ) -> Result<Outcome, HandlerError> {
     let newcomer = newcomer(event, shown)?;
     let row = work.row(&shown.id).cloned();
-    let takes_local_row = local_row::is_wanted(
-        ctx,
-        shown,
-        row.as_ref().is_some_and(|row| row.took_local_row),
-        work.facts(event)?.local_row_since,
-    );
+    let settings = &ctx.policy.entitlement;
+    let candidate = Candidate::shown(shown);
+    let took_local_row = row.as_ref().is_some_and(|row| row.took_local_row);
+    // Of another account than the event's, what was loaded says nothing.
+    let facts = work.facts(event)?;
+    let account_id = row.as_ref().map_or(place.account_id, |row| row.account_id);
+    let takes_local_row = if facts.account() == Some(account_id) {
+        candidate.takes_over(settings, took_local_row, facts.local_row_since)
+    } else {
+        candidate.entitles(settings) && !took_local_row
+    };
     if takes_local_row {
         ctx.needs_own_transaction()?;
     }
@@ -88,7 +100,7 @@ pub(super) async fn store(
         },
     };
     if takes_local_row {
-        local_row::take_over(conn, work, ctx, event, place, shown).await?;
+        local_row::take_over(conn, work, settings, account_id, candidate, Some(&event.id)).await?;
     }
     Ok(outcome)
 }

@@ -126,13 +126,13 @@ impl Work {
     }
 
     /// Has a local row become the subscription's row. The row that the subscription had, if any, is deleted already.
-    pub fn take_over(&mut self, local: Row, row: Row, event_id: &str) {
+    pub fn take_over(&mut self, local: Row, row: Row, event_id: Option<&str>) {
         let Some(id) = row.stripe_subscription_id.clone() else {
             return;
         };
         let own = self.rows.remove(&id).and_then(|tracked| tracked.before);
         let before = own.or_else(|| Some(local.clone()));
-        self.rows.insert(id, Tracked { found: Some(local), before, row, event_id: Some(event_id.to_owned()) });
+        self.rows.insert(id, Tracked { found: Some(local), before, row, event_id: event_id.map(str::to_owned) });
     }
 
     /// The rows of an account that are tracked.

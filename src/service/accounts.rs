@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Service;
 use super::error::{AttemptError, Class, ServiceError};
+use crate::db::entitlements::Settings;
 use crate::db::{Conn, accounts, parked};
 use crate::handlers::work::is_violation_of;
 use crate::handlers::{HandlerError, Work, WriteError, link_customer, move_misplaced};
@@ -67,6 +68,7 @@ pub(super) trait Change: Send + Sync {
         &self,
         conn: &mut Conn,
         work: &mut Work,
+        settings: &Settings,
         is_retry: bool,
     ) -> impl Future<Output = Result<End<Self::Output>, HandlerError>> + Send;
 
@@ -85,7 +87,13 @@ pub(super) enum End<T> {
 impl Change for NewAccount {
     type Output = Linked;
 
-    async fn run(&self, conn: &mut Conn, work: &mut Work, is_retry: bool) -> Result<End<Linked>, HandlerError> {
+    async fn run(
+        &self,
+        conn: &mut Conn,
+        work: &mut Work,
+        settings: &Settings,
+        is_retry: bool,
+    ) -> Result<End<Linked>, HandlerError> {
         if let Some(found) = accounts::find(conn, self.id).await? {
             let is_ours = is_retry && found.name == self.name && found.stripe_customer_id == self.customer;
             return Ok(End::Rollback(if is_ours { Linked::Done(self.id) } else { Linked::IdTaken }));
@@ -96,7 +104,7 @@ impl Change for NewAccount {
                 return Ok(End::Rollback(Linked::CustomerTaken));
             }
             link_customer(conn, self.id, customer).await?;
-            move_misplaced(conn, work, self.id).await?;
+            move_misplaced(conn, work, settings, self.id).await?;
         }
         Ok(End::Commit(Linked::Done(self.id)))
     }
@@ -109,7 +117,13 @@ impl Change for NewAccount {
 impl Change for AccountChange {
     type Output = Linked;
 
-    async fn run(&self, conn: &mut Conn, work: &mut Work, _: bool) -> Result<End<Linked>, HandlerError> {
+    async fn run(
+        &self,
+        conn: &mut Conn,
+        work: &mut Work,
+        settings: &Settings,
+        _: bool,
+    ) -> Result<End<Linked>, HandlerError> {
         let Some(account) = accounts::lock(conn, self.id).await? else {
             return Ok(End::Rollback(Linked::NotFound));
         };
@@ -121,7 +135,7 @@ impl Change for AccountChange {
                 Some(owner) if owner != self.id => return Ok(End::Rollback(Linked::CustomerTaken)),
                 _ => make_first(conn, &account, customer).await?,
             }
-            move_misplaced(conn, work, self.id).await?;
+            move_misplaced(conn, work, settings, self.id).await?;
         }
         Ok(End::Commit(Linked::Done(self.id)))
     }
@@ -198,7 +212,8 @@ impl Service {
         self.on_runtime(async move {
             let mut retries = 0;
             loop {
-                let error = match service.try_change(&change, retries > 0).await {
+                let attempt = tokio::time::timeout(super::ATTEMPT_LIMIT, service.try_change(&change, retries > 0));
+                let error = match attempt.await.unwrap_or(Err(AttemptError::TimedOut)) {
                     Ok(output) => return Ok(output),
                     Err(error) => error,
                 };
@@ -215,12 +230,13 @@ impl Service {
     async fn try_change<C: Change>(&self, change: &C, is_retry: bool) -> Result<C::Output, AttemptError> {
         let mut conn = self.connection().await?;
         conn.first_error().take();
+        let settings = &self.parts().policy.entitlement;
         let mut rolled_back = None;
         let session: &mut Conn = &mut conn;
         let result = session
             .transaction(async |conn| {
                 let mut work = Work::default();
-                match change.run(conn, &mut work, is_retry).await? {
+                match change.run(conn, &mut work, settings, is_retry).await? {
                     End::Commit(output) => {
                         if !work.is_empty() {
                             work.write(conn).await.map_err(written)?;
@@ -297,7 +313,13 @@ pub enum Unlinked {
 impl Change for Unlinking {
     type Output = Unlinked;
 
-    async fn run(&self, conn: &mut Conn, _: &mut Work, is_retry: bool) -> Result<End<Unlinked>, HandlerError> {
+    async fn run(
+        &self,
+        conn: &mut Conn,
+        _: &mut Work,
+        _: &Settings,
+        is_retry: bool,
+    ) -> Result<End<Unlinked>, HandlerError> {
         let Some(account) = accounts::lock(conn, self.id).await? else {
             return Ok(End::Rollback(Unlinked::NotFound));
         };

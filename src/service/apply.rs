@@ -150,6 +150,8 @@ impl Service {
             }
             // What befalls one event, be it a panic, is not the others'.
             failed => {
+                // The answer to a COMMIT may be lost; alone each event is a duplicate then, which releases nothing.
+                self.release_later(batch.iter().flat_map(|entry| awaited_by_others(&entry.submission.event)));
                 if let Ok(Ok(Err(error))) = failed {
                     log::debug!("a batch of {} events is applied one by one: {error}", batch.len());
                 }
@@ -166,7 +168,10 @@ impl Service {
             let submission = entry.submission.clone();
             let result = tokio::select! {
                 result = AssertUnwindSafe(service.run_alone(&submission, Ending::Commit)).catch_unwind() => result,
-                () = entry.answer.closed() => return,
+                () = entry.answer.closed() => {
+                    service.release_later(awaited_by_others(&submission.event));
+                    return;
+                }
             };
             match result.unwrap_or(Err(AttemptError::Panicked)) {
                 Ok(applied) => service.finish_releasing(vec![(entry, applied)]),
@@ -230,9 +235,14 @@ impl Service {
         let mut answers = Answers::none_yet(self.parts().stripe.is_some());
         let (mut conflicts, mut questions, mut was_reconnected) = (0, 0, false);
         loop {
+            let waiting = self.parts().metrics.waiting();
+            let permit = tokio::time::timeout(self.parts().queue_timeout, self.inner.turns.connection());
+            let permit = permit.await.map_err(|_| AttemptError::Queue)?;
+            drop(waiting);
             let alone = [submission];
             let attempt = self.attempt(&alone, &answers, Sharing::Alone, ending);
             let attempted = tokio::time::timeout(ATTEMPT_LIMIT, attempt).await.unwrap_or(Err(AttemptError::TimedOut));
+            drop(permit);
             let error = match attempted.map(|mut attempted| attempted.pop()) {
                 Ok(Some(Attempted::Applied(applied))) => return Ok(applied),
                 Ok(_) => return Err(AttemptError::Handler(HandlerError::GoesAlone)),
@@ -409,6 +419,9 @@ impl Service {
 
     /// Records a failed attempt, in a transaction of its own, and says how it failed.
     pub(super) async fn record_failed(&self, event: &Event, error: AttemptError) -> ServiceError {
+        if error.may_have_committed() {
+            self.release_later(awaited_by_others(event));
+        }
         self.parts().metrics.failure(error.reason());
         if error.class() == Class::DiskFull {
             self.inner.room.note(true);
@@ -548,6 +561,11 @@ impl Drop for OpenTransaction<'_> {
             <Conn as AsyncConnection>::TransactionManager::transaction_manager_status_mut(conn).set_in_error();
         }
     }
+}
+
+/// What an event may have made that parked ones wait for.
+fn awaited_by_others(event: &Event) -> Vec<Awaited> {
+    event.subscription_id.iter().map(|id| Awaited::Subscription(id.clone())).collect()
 }
 
 /// What the events of a batch are sorted by.

@@ -12,8 +12,14 @@ use crate::handlers::{HandlerError, Subject};
 use crate::metrics::FailureReason;
 use crate::stripe::api::ApiError;
 
-/// The constraint that two first events of one subscription violate if they are applied at the same time.
-const ONE_ROW: &str = "subscriptions_stripe_subscription_id_key";
+/// The constraints that two transactions violate if they make one subscription's row, or link one customer, at the same
+/// time. Run again, the second one sees what the first one did.
+const RACES: [&str; 4] = [
+    "subscriptions_stripe_subscription_id_key",
+    "customer_links_pkey",
+    "accounts_stripe_customer_id_key",
+    "account_customers_pkey",
+];
 
 /// Nothing was committed, or nothing is known of it: an answer may be lost, or come too late. Both are worth a retry,
 /// which is a duplicate then.
@@ -133,12 +139,16 @@ impl AttemptError {
     /// What follows from it.
     pub(super) fn class(&self) -> Class {
         match self {
-            Self::Server { error, .. } if is_violation_of(error, ONE_ROW) => Class::Conflict,
+            Self::Server { error, .. } if RACES.iter().any(|constraint| is_violation_of(error, constraint)) => {
+                Class::Conflict
+            }
             Self::Server { server, .. } => class_of(server.state.as_str()),
             Self::ConnectionLost(_) => Class::Connection,
             Self::TimedOut | Self::Queue => Class::Timeout,
             Self::Thin(error) if error.is_unavailability() => Class::Unavailable,
             Self::Pool(_) | Self::Stripe { .. } | Self::TooManyQuestions => Class::Unavailable,
+            // The server reported it, but its SQLSTATE was not kept: a look-up failed, not the event.
+            Self::Handler(HandlerError::Database(DieselError::DatabaseError(..))) => Class::Unavailable,
             Self::Thin(_) | Self::Handler(_) | Self::Panicked | Self::FalseDuplicate => Class::Event,
         }
     }
@@ -154,6 +164,11 @@ impl AttemptError {
             (_, Class::Event) => FailureReason::Handler,
             _ => FailureReason::Database,
         }
+    }
+
+    /// Whether the answer to a COMMIT may have been lost.
+    pub(super) fn may_have_committed(&self) -> bool {
+        matches!(self, Self::TimedOut) || self.class() == Class::Connection
     }
 
     /// Whether the attempt ended before anything was tried.

@@ -5,10 +5,12 @@
 //! queued grows with the load, and with it the batch; a lone event does not wait.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -95,7 +97,11 @@ impl Receivers {
             runtime.spawn(async move {
                 let mut batch = Vec::with_capacity(MAX_BATCH);
                 while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
-                    apply(std::mem::take(&mut batch)).await;
+                    // A panic must not end the worker. The events' submitters learn of it, since their answers are dropped.
+                    let applied = AssertUnwindSafe(apply(std::mem::take(&mut batch))).catch_unwind().await;
+                    if applied.is_err() {
+                        log::error!("applying a batch of events panicked");
+                    }
                 }
             });
         }

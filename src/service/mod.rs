@@ -30,11 +30,13 @@ mod turns;
 mod upkeep;
 mod writes;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount, Unlinked, Unlinking};
 pub use apply::Recorded;
@@ -59,6 +61,7 @@ use health::LastCheck;
 use turns::Turns;
 use writes::Room;
 
+use crate::db::parked::Awaited;
 use crate::db::pool::Pool;
 use crate::handlers::{Handle as HandleEvent, Policy};
 use crate::metrics::{Metrics, PoolFigures};
@@ -104,6 +107,10 @@ struct Inner {
     room: Room,
     group_commit: GroupCommit,
     turns: Turns,
+    /// What parked events may wait for, and could not be looked for; the next sweep does.
+    unreleased: Mutex<HashSet<Awaited>>,
+    /// Parked events that failed of themselves, and when.
+    failed_parked: Mutex<HashMap<String, Instant>>,
     finished_hours: overview::FinishedHours,
     feed: changes::Feed,
     health: LastCheck,
@@ -136,6 +143,8 @@ impl Service {
             room: Room::default(),
             group_commit,
             turns,
+            unreleased: Mutex::default(),
+            failed_parked: Mutex::default(),
             finished_hours: Default::default(),
             feed: Default::default(),
             health: LastCheck::default(),

@@ -6,16 +6,19 @@
 //! and now and then for what a crash left.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::accounts::{Change, End};
-use super::error::ServiceError;
+use super::error::{AttemptError, ServiceError};
 use super::{Recorded, Service};
+use crate::db::entitlements::Settings;
 use crate::db::parked::{self, After, Awaited, Parked};
 use crate::db::{Conn, accounts};
 use crate::handlers::{HandlerError, Outcome, Recording, Submission, Work, move_misplaced};
@@ -34,23 +37,47 @@ const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How often all parked events are looked through, for what a crash left.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
 
+/// How long the look for parked events after a commit may take: the events' answers wait for it.
+const LOOK_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often a parked event is tried whose attempts fail because something is out of reach, and the first pause.
+const MAX_ATTEMPTS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a parked event that failed is passed over by the releases of its subscription.
+const FAILED_FOR: Duration = Duration::from_secs(60);
+
+/// How many accounts a sweep releases beside each other.
+const RELEASES_AT_ONCE: usize = 8;
+
 /// How many accounts one sweep takes on at a time.
 const SWEPT_ACCOUNTS: i64 = 100;
 
 impl Service {
     /// Those of `awaited` for which an event is parked, or may be: an account's customers are looked at when it is released.
     pub(super) async fn with_parked(&self, awaited: Vec<Awaited>) -> HashSet<Awaited> {
-        let looked = async {
-            let mut conn = self.connection().await?;
-            Ok::<_, ServiceError>(parked::awaited(&mut conn, &awaited).await?)
-        };
-        match looked.await {
+        match self.look_for_parked(&awaited).await {
             Ok(found) => found,
             Err(error) => {
                 log::warn!("cannot look for parked events, the next sweep will: {}", error.chain());
+                self.release_later(awaited);
                 HashSet::new()
             }
         }
+    }
+
+    async fn look_for_parked(&self, awaited: &[Awaited]) -> Result<HashSet<Awaited>, ServiceError> {
+        let looked = async {
+            let mut conn = self.connection().await?;
+            Ok(parked::awaited(&mut conn, awaited).await?)
+        };
+        // The events' answers wait for it.
+        tokio::time::timeout(LOOK_LIMIT, looked).await.unwrap_or_else(|_| Err(AttemptError::TimedOut.into()))
+    }
+
+    /// Has the next sweep look for events that wait for this.
+    pub(super) fn release_later(&self, awaited: impl IntoIterator<Item = Awaited>) {
+        self.inner.unreleased.lock().unwrap_or_else(PoisonError::into_inner).extend(awaited);
     }
 
     /// [`Service::release`] that goes on after the answer if it takes long.
@@ -61,10 +88,11 @@ impl Service {
         tokio::time::timeout(PATIENCE, job).await.ok();
     }
 
-    async fn release_all(&self, releases: Vec<Awaited>) {
+    async fn release_all(&self, releases: impl IntoIterator<Item = Awaited>) {
         for awaited in releases {
             if let Err(error) = self.release(&awaited).await {
                 log::warn!("cannot apply the events parked for {awaited:?}, the next sweep will: {}", error.chain());
+                self.release_later([awaited]);
             }
         }
     }
@@ -76,11 +104,13 @@ impl Service {
         accounts::claim_new_links_of(&mut conn, account_id).await?;
         let customers = accounts::customers(&mut conn, account_id).await?;
         drop(conn);
-        self.change(Moving { account_id }).await?;
+        // A row that cannot be moved holds up no event.
+        let moved = self.change(Moving { account_id }).await;
         for customer in customers {
             self.apply_parked(&Awaited::Customer(customer)).await?;
         }
-        self.apply_parked(&Awaited::Account(account_id)).await
+        self.apply_parked(&Awaited::Account(account_id)).await?;
+        moved
     }
 
     async fn release(&self, awaited: &Awaited) -> Result<(), ServiceError> {
@@ -103,28 +133,58 @@ impl Service {
             };
             after = (last.created, last.id.clone());
             let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
-            self.apply_page(page).await;
+            let mut page = page;
+            // The subscription's row may just have been made by an event that was parked with these.
+            page.retain(|parked| !matches!(awaited, Awaited::Subscription(_)) || !self.failed_just_now(&parked.id));
+            self.apply_page(page).await?;
             if is_last {
                 return Ok(());
             }
         }
     }
 
-    async fn apply_page(&self, page: Vec<Parked>) {
-        let submitted = page.into_iter().map(|parked| async move {
-            let event = Event::parse(&Verified::from_own_tables(parked.payload));
-            let result = match event {
-                Ok(event) => {
-                    let recording = Recording::Again(Outcome::Parked.as_str().to_owned());
-                    Box::pin(self.submit(Submission { event: Arc::new(event), recording })).await
-                }
-                Err(error) => Err(ServiceError::Failed(error.into())),
-            };
-            if let Err(error) = result {
-                log::error!("parked event {} failed: {}", parked.id, error.chain());
+    /// Applies a page of parked events. What is out of reach is tried again; if it stays so, the page's release fails.
+    async fn apply_page(&self, page: Vec<Parked>) -> Result<(), ServiceError> {
+        let results = join_all(page.into_iter().map(|parked| self.apply_one(parked))).await;
+        results.into_iter().collect()
+    }
+
+    async fn apply_one(&self, parked: Parked) -> Result<(), ServiceError> {
+        let event = match Event::parse(&Verified::from_own_tables(parked.payload)) {
+            Ok(event) => Arc::new(event),
+            Err(error) => {
+                log::error!("parked event {} cannot be read: {error}", parked.id);
+                return Ok(());
             }
-        });
-        join_all(submitted).await;
+        };
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            let recording = Recording::Again(Outcome::Parked.as_str().to_owned());
+            match Box::pin(self.submit(Submission { event: event.clone(), recording })).await {
+                Ok(_) => break,
+                Err(ServiceError::Failed(error)) => {
+                    log::error!("parked event {} failed: {error:#}", parked.id);
+                    self.inner
+                        .failed_parked
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(parked.id, Instant::now());
+                    break;
+                }
+                Err(error) if attempt == MAX_ATTEMPTS => return Err(error),
+                Err(error) => log::warn!("parked event {}, attempt {attempt}: {}", parked.id, error.chain()),
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Ok(())
+    }
+
+    /// Whether a parked event failed so short a time ago that another release need not try it again.
+    fn failed_just_now(&self, id: &str) -> bool {
+        let mut failed = self.inner.failed_parked.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.retain(|_, at| at.elapsed() < FAILED_FOR);
+        failed.contains_key(id)
     }
 
     /// Sweeps for parked events that can be applied, until the service is dropped.
@@ -144,6 +204,11 @@ impl Service {
     }
 
     async fn sweep(&self, next_scan: &mut Instant) -> Result<(), ServiceError> {
+        let unreleased = std::mem::take(&mut *self.inner.unreleased.lock().unwrap_or_else(PoisonError::into_inner));
+        if !unreleased.is_empty() {
+            let found = self.with_parked(unreleased.into_iter().collect()).await;
+            self.release_all(found).await;
+        }
         loop {
             let mut conn = self.connection().await?;
             let claimed = accounts::claim_new_links(&mut conn, SWEPT_ACCOUNTS).await?;
@@ -151,13 +216,13 @@ impl Service {
             if claimed.is_empty() {
                 break;
             }
-            for account_id in claimed {
-                self.release_account(account_id).await?;
-            }
+            // Beside each other: one whose events wait for Stripe holds up no other.
+            let releases = claimed.into_iter().map(|account_id| self.release_all([Awaited::Account(account_id)]));
+            stream::iter(releases).for_each_concurrent(RELEASES_AT_ONCE, |release| release).await;
         }
         if Instant::now() >= *next_scan {
-            *next_scan = Instant::now() + SCAN_EVERY;
             self.scan().await?;
+            *next_scan = Instant::now() + SCAN_EVERY;
         }
         Ok(())
     }
@@ -173,7 +238,7 @@ impl Service {
                 return Ok(());
             };
             after = (last.created, last.id.clone());
-            self.apply_page(page).await;
+            self.apply_page(page).await?;
         }
     }
 
@@ -191,8 +256,14 @@ struct Moving {
 impl Change for Moving {
     type Output = ();
 
-    async fn run(&self, conn: &mut Conn, work: &mut Work, _: bool) -> Result<End<()>, HandlerError> {
-        move_misplaced(conn, work, self.account_id).await?;
+    async fn run(
+        &self,
+        conn: &mut Conn,
+        work: &mut Work,
+        settings: &Settings,
+        _: bool,
+    ) -> Result<End<()>, HandlerError> {
+        move_misplaced(conn, work, settings, self.account_id).await?;
         Ok(if work.is_empty() { End::Rollback(()) } else { End::Commit(()) })
     }
 

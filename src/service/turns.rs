@@ -20,13 +20,6 @@ pub(super) struct Turns {
     connections: Semaphore,
 }
 
-/// A turn; it ends when it is dropped.
-#[derive(Debug)]
-pub(super) struct Turn<'a> {
-    _stripe: Option<MutexGuard<'a, ()>>,
-    _connection: Option<SemaphorePermit<'a>>,
-}
-
 impl Turns {
     /// For a pool of so many connections.
     pub(super) fn new(pool_size: u32) -> Self {
@@ -37,16 +30,20 @@ impl Turns {
         }
     }
 
-    /// Waits for the event's turn.
-    pub(super) async fn take(&self, event: &Event) -> Turn<'_> {
+    /// Waits for the event's turn, which ends when the guard is dropped.
+    pub(super) async fn take(&self, event: &Event) -> Option<MutexGuard<'_, ()>> {
         let mut hasher = DefaultHasher::new();
         event.customer_id.as_ref().or(event.subscription_id.as_ref()).unwrap_or(&event.id).hash(&mut hasher);
         let index = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or_default();
-        let stripe = match self.stripes.get(index) {
+        match self.stripes.get(index) {
             Some(stripe) => Some(stripe.lock().await),
             None => None,
-        };
+        }
+    }
+
+    /// Waits until one more attempt may take a connection. Not held while Stripe is asked.
+    pub(super) async fn connection(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
-        Turn { _stripe: stripe, _connection: self.connections.acquire().await.ok() }
+        self.connections.acquire().await.ok()
     }
 }

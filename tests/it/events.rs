@@ -329,7 +329,6 @@ async fn what_is_not_there_is_not_found() {
         (Method::GET, "/events/evt_1/"),
         (Method::GET, "/api/v1/accounts/%FF"),
         (Method::GET, "/api/v1/accounts/acme"),
-        (Method::GET, "/"),
         (Method::GET, "/nothing"),
         (Method::PUT, "/nothing"),
         (Method::GET, "/%zz"),

@@ -184,7 +184,11 @@ async fn waiting_findings(conn: &mut Conn) -> diesel::QueryResult<Vec<Finding>> 
         Finding::new(Check::Parked, problem, advice).since(parked.oldest)
     });
     let failing = some(overview::failing(conn, COUNT_LIMIT).await?).map(|failing| {
-        let problem = format!("{} events have failed every attempt (counted up to {COUNT_LIMIT})", failing.events);
+        let problem = format!(
+            "{}{} events have failed every attempt",
+            failing.events,
+            if failing.events < COUNT_LIMIT { "" } else { " or more" }
+        );
         let advice = "GET /events?status=failed shows why; once that is mended run `subledger replay --failed`";
         Finding::new(Check::Failing, problem, advice).since(failing.oldest)
     });
