@@ -73,7 +73,7 @@ async fn the_query_for_failed_events_lists_those_that_have_not_succeeded() {
         ))
         .await
         .unwrap();
-    let query = sql_blocks(&read("docs/OPERATIONS.md")).remove(0);
+    let query = sql_blocks(&read("docs/operations.md")).remove(0);
     let rows = client.query(query.trim_end().trim_end_matches(';'), &[]).await.unwrap();
     let mut listed: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(2), row.get(4))).collect();
     listed.sort_unstable();
