@@ -13,8 +13,8 @@
 //!
 //! Imports point one way: `http` → `service` → `handlers` → `db`; all of them use `stripe`.
 //!
-//! To understand how an event is applied, read `service/apply.rs`, `handlers/work.rs` and `handlers/subscription.rs`, in this
-//! order. `docs/ARCHITECTURE.md` has the picture, and says where to change what.
+//! To understand how an event is applied, read `service/apply.rs`, `handlers/work.rs` and `handlers/subscription.rs`, in
+//! this order. `docs/ARCHITECTURE.md` has the picture, and says where to change what.
 //!
 //! Around them: [`config`] reads the environment, [`server`] starts and stops the server, [`cli`] holds the commands,
 //! [`logging`] writes the log, [`metrics`] counts. `simulate` generates load and compares the tables with the expected
