@@ -1,18 +1,24 @@
 //! subledger keeps an application's `subscriptions` table exactly in step with Stripe.
 //!
-//! The modules, in the order in which an event passes them. Imports point only that way:
+//! The modules, in the order in which an event passes them:
 //!
-//! 1. [`http`] takes the request, bounds its body, and puts every answer into words.
+//! 1. [`http`] reads the request, bounds its body, and writes the answer.
 //! 2. [`stripe::signature`] turns signed bytes into [`stripe::signature::Verified`] ones; nothing else can.
-//! 3. [`stripe`] reads what Stripe says: events, subscriptions of every API version, its API.
-//! 4. [`service`] runs the transaction, for most events of one statement each, that holds the idempotency row and the change.
-//! 5. [`handlers`] change rows for one event; they neither commit nor call the network.
-//! 6. [`handlers::ordering`] decides which of two states is newer; pure.
-//! 7. [`db`] holds one query per function, the pool, and the migrations.
+//! 3. [`stripe`] parses events and subscriptions of every API version, and holds the client of Stripe's API.
+//! 4. [`service`] queues the event, applies it in a batch with others (`service/group_commit.rs`), and opens the one
+//!    transaction that holds the idempotency row and every change: load, decide, write (`service/apply.rs`).
+//! 5. [`handlers`] decide: they change rows in memory ([`handlers::Work`]), and neither commit nor call the network.
+//!    [`handlers::ordering`] decides which of two states is newer; pure.
+//! 6. [`db`] holds one query for each function, the pool, and the migrations.
 //!
-//! Around them: [`config`] reads the environment, [`server`] starts and stops the server, [`cli`] holds the commands of
-//! the command line, [`logging`] writes the log, [`metrics`] counts. Where nothing is configured,
-//! [`dev_postgres`] keeps the secrets and runs a private PostgreSQL.
+//! Imports point one way: `http` → `service` → `handlers` → `db`; all of them use `stripe`.
+//!
+//! To understand how an event is applied, read `service/apply.rs`, `handlers/work.rs` and `handlers/subscription.rs`, in
+//! this order. `docs/ARCHITECTURE.md` has the picture, and says where to change what.
+//!
+//! Around them: [`config`] reads the environment, [`server`] starts and stops the server, [`cli`] holds the commands,
+//! [`logging`] writes the log, [`metrics`] counts. `simulate` generates load and compares the tables with the expected
+//! state. [`dev_postgres`] runs a private PostgreSQL and keeps its secrets if nothing is configured.
 
 pub mod cli;
 pub mod config;

@@ -73,25 +73,11 @@ async fn the_query_for_failed_events_lists_those_that_have_not_succeeded() {
         ))
         .await
         .unwrap();
-    let query = sql_blocks(&read("docs/OPERATIONS.md")).remove(0);
+    let query = sql_blocks(&read("docs/operations.md")).remove(0);
     let rows = client.query(query.trim_end().trim_end_matches(';'), &[]).await.unwrap();
     let mut listed: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(2), row.get(4))).collect();
     listed.sort_unstable();
     assert_eq!(listed, [("evt_failing", 2_i64, "second"), ("evt_stuck", 1, "e")]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_search_path_in_the_url_says_where_the_tables_are() {
-    let database = Database::empty();
-    let client = database.client().await;
-    client.batch_execute("CREATE SCHEMA billing").await.unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let sign = if database.url().contains('?') { '&' } else { '?' };
-    let url = format!("{}{sign}options=-c%20search_path%3Dbilling", database.url());
-    let migrated = run(subledger(folder.path()).arg("migrate").env("DATABASE_URL", url));
-    assert!(migrated.status.success(), "{migrated:?}");
-    let found = client.query_one("SELECT to_regclass('billing.subscriptions') IS NOT NULL", &[]).await.unwrap();
-    assert!(found.get::<_, bool>(0));
 }
 
 /// Dependencies that the program itself is built from, not those of tests and benchmarks.
