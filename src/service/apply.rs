@@ -15,16 +15,13 @@ use super::group_commit::Entry;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::parked::Awaited;
 use crate::db::pool::Pooled;
-use crate::db::{Conn, events, failures, writes};
+use crate::db::{Conn, events, writes};
 use crate::handlers::{
     Answers, Context, HandlerError, Note, Outcome, Question, Recording, Sharing, Subject, Submission, Work, WriteError,
 };
 use crate::metrics::FailureReason;
 use crate::stripe::Event;
 use crate::stripe::redact::{StoredPayloads, redact};
-
-/// How long recording a failure may take: Stripe waits for the answer.
-const RECORDING_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often a transaction that lost against another is run again.
 const MAX_CONFLICTS: u32 = 6;
@@ -400,97 +397,6 @@ impl Service {
         Ok(())
     }
 
-    /// Counts what is now committed.
-    fn count(&self, submission: &Submission, recorded: Recorded) {
-        self.parts().metrics.event(&submission.event.event_type, recorded.as_str());
-        if let Recorded::First(outcome) = recorded {
-            self.inner.room.note(false);
-            if submission.recording != Recording::First && outcome != Outcome::Parked {
-                let event = &submission.event;
-                log::info!(
-                    event_id = event.id.as_str(), event_type = event.event_type.as_str(),
-                    subscription = event.subscription_id.as_deref().unwrap_or_default(),
-                    customer = event.customer_id.as_deref().unwrap_or_default(), outcome = outcome.as_str();
-                    "applied a recorded event again"
-                );
-            }
-        }
-    }
-
-    /// Records a failed attempt, in a transaction of its own, and says how it failed.
-    pub(super) async fn record_failed(&self, event: &Event, error: AttemptError) -> ServiceError {
-        if error.may_have_committed() {
-            self.release_later(awaited_by_others(event));
-        }
-        self.parts().metrics.failure(error.reason());
-        if error.class() == Class::DiskFull {
-            self.inner.room.note(true);
-        }
-        let was_not_begun = error.is_before_begin();
-        let error = ServiceError::from(error);
-        if was_not_begun {
-            return error;
-        }
-        match self.record_failure(event, &error.chain()).await {
-            Ok(()) => error,
-            // A database that cannot even take this (read-only, full, shutting down) is not the event's fault.
-            Err(second) => {
-                log::error!("cannot record the failure of event {}: {:#}", event.id, anyhow::Error::from(second));
-                match error {
-                    ServiceError::Failed(cause) | ServiceError::Unavailable(cause) => ServiceError::Unavailable(cause),
-                }
-            }
-        }
-    }
-
-    async fn record_failure(&self, event: &Event, error: &str) -> Result<(), AttemptError> {
-        let recording = async {
-            let mut conn = self.connection().await?;
-            failures::insert(&mut conn, event, error).await?;
-            Ok(())
-        };
-        tokio::time::timeout(RECORDING_LIMIT, recording).await.unwrap_or(Err(AttemptError::TimedOut))
-    }
-
-    /// Tells the admin what is now committed.
-    pub(super) fn tell(&self, notes: &[Note]) {
-        for note in notes {
-            match note {
-                Note::UndecidedTie { event_id, subscription_id } => {
-                    self.parts().metrics.undecided_tie();
-                    log::warn!(
-                        "event {event_id}: a state of {subscription_id} of the same second could be older or newer; \
-                         took this one"
-                    );
-                }
-                Note::AccountConflict { event_id, belongs_to, names } => log::warn!(
-                    "event {event_id}: conflict: the checkout names account {names}, but belongs to account \
-                     {belongs_to}"
-                ),
-                Note::CustomerConflict { event_id, account_of_customer, account_of_customer_account } => log::warn!(
-                    "event {event_id}: conflict: its customer is linked to account {account_of_customer}, its customer \
-                     account to account {account_of_customer_account}; took the former"
-                ),
-                Note::FeaturesIncomplete { event_id, customer_id } => log::warn!(
-                    "event {event_id}: customer {customer_id} has more features than the event lists; without \
-                     STRIPE_SECRET_KEY only those are stored"
-                ),
-                Note::OtherMode { event_id, livemode } => {
-                    self.parts().metrics.refused_event(crate::metrics::RefusedReason::Mode);
-                    let mode = if *livemode { "live" } else { "test" };
-                    log::warn!("event {event_id} is a {mode}-mode event and was ignored; see STRIPE_MODE");
-                }
-                Note::UntrustedName { event_id, connect_account } => {
-                    self.parts().metrics.refused_event(crate::metrics::RefusedReason::Connect);
-                    log::warn!(
-                        "event {event_id}: ignored the account that an object of connected account {connect_account} \
-                         names; see TRUST_CONNECT_METADATA"
-                    );
-                }
-            }
-        }
-    }
-
     /// A connection for the delivery path: not checked, since an attempt is run again over another one if it is closed.
     async fn fast_connection(&self) -> Result<Pooled, AttemptError> {
         let _waiting = self.parts().metrics.waiting();
@@ -564,7 +470,7 @@ impl Drop for OpenTransaction<'_> {
 }
 
 /// What an event may have made that parked ones wait for.
-fn awaited_by_others(event: &Event) -> Vec<Awaited> {
+pub(super) fn awaited_by_others(event: &Event) -> Vec<Awaited> {
     event.subscription_id.iter().map(|id| Awaited::Subscription(id.clone())).collect()
 }
 

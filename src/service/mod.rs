@@ -23,6 +23,7 @@ mod read;
 pub mod reconcile;
 mod reconciler;
 mod replay;
+mod report;
 mod search;
 mod sessions;
 mod thin;

@@ -343,3 +343,15 @@ async fn break_everything(app: &TestApp, document: &mut Document, id: &str, stat
     call("patch", "/api/v1/accounts/{id}").with(document, status, name).await;
     call("delete", CUSTOMER).with(document, status, None).await;
 }
+
+/// To update it: start a server and `curl -s http://127.0.0.1:8080/openapi.json | python3 -m json.tool > docs/openapi.json`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_committed_document_is_what_the_server_serves() {
+    let app = TestApp::start().await;
+    let served: Value =
+        serde_json::from_str(&app.http.get(app.url("/openapi.json")).send().await.unwrap().text().await.unwrap())
+            .unwrap();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let committed: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(committed, served, "docs/openapi.json is out of date");
+}
