@@ -47,7 +47,8 @@ async fn hundreds_of_senders_on_a_pool_that_is_exhausted_are_told_503_in_time_an
     let (told, ()) = tokio::join!(join_all(events.iter().map(|event| deliver(&app, event))), hold);
 
     let (refused, taken): (Vec<_>, Vec<_>) = told.into_iter().partition(|told| told.status == 503);
-    assert_eq!((refused.len(), taken.len()), (296, 4), "as many as there are connections are waited for");
+    // Two batches of at most 32 events each wait for the lock; all others are told before their senders give up.
+    assert!((2..=64).contains(&taken.len()), "{} are waited for", taken.len());
     for told in &refused {
         assert_eq!(told.retry_after.as_deref(), Some("5"));
         assert!(told.body.starts_with(r#"{"error":{"code":"unavailable","message":""#), "{}", told.body);
@@ -65,7 +66,7 @@ async fn hundreds_of_senders_on_a_pool_that_is_exhausted_are_told_503_in_time_an
         left = left.into_iter().zip(&told).filter(|(_, told)| told.status == 503).map(|(event, _)| event).collect();
     }
     assert!(left.is_empty(), "{} do not succeed though the connections are free", left.len());
-    assert_eq!((applied, app.count("subscriptions").await), (296, 300));
+    assert_eq!((applied, app.count("subscriptions").await), (refused.len(), 300));
 }
 
 #[tokio::test(flavor = "multi_thread")]
