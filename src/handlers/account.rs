@@ -130,7 +130,8 @@ async fn move_row(
     mut row: Row,
     account_id: Uuid,
 ) -> Result<(), HandlerError> {
-    let account = accounts::find(conn, account_id).await?.ok_or(HandlerError::Gone("the account"))?;
+    // Locked, since a transaction that takes over a local row of this account does not see this row in it yet.
+    let account = accounts::lock(conn, account_id).await?.ok_or(HandlerError::Gone("the account"))?;
     row.account_id = account_id;
     row.placed_by_metadata = false;
     row.state = with_local_plan(row.state, account.local_plan.as_deref());

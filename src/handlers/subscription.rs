@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::account::Place;
 use super::local_row::Candidate;
-use super::projection::{Origin, columns_of};
+use super::projection::{Origin, columns_of, with_local_plan};
 use super::{Context, Handled, HandlerError, Outcome, Question, Work, local_row, tie_break};
 use crate::db::parked::Awaited;
 use crate::db::subscriptions::{AsOf, LatestInvoice, Row, State};
@@ -123,8 +123,15 @@ async fn create(
     place: Place,
     shown: &Subscription,
 ) -> Result<(), HandlerError> {
-    let state = state(conn, work, ctx, event, place.account_id, shown).await?;
-    let now = work.facts(event)?.now;
+    let mut state = state(conn, work, ctx, event, place.account_id, shown).await?;
+    let facts = work.facts(event)?;
+    if facts.local_row_since.is_some() || facts.account() != Some(place.account_id) {
+        // Another transaction may take over the account's local row just now, and does not see this row yet.
+        ctx.needs_own_transaction()?;
+        let account = accounts::lock(conn, place.account_id).await?.ok_or(HandlerError::Gone("the account"))?;
+        state = with_local_plan(state, account.local_plan.as_deref());
+    }
+    let now = facts.now;
     let row = Row {
         id: Uuid::new_v4(),
         account_id: place.account_id,

@@ -183,7 +183,12 @@ impl Service {
     /// Tells of an event that is committed, and answers it.
     fn finish(&self, entry: Entry, applied: Applied) {
         self.count(&entry.submission, applied.recorded);
-        self.tell(&applied.notes);
+        // A parked event that stays parked was told of when it came.
+        let is_parked_still =
+            applied.recorded == Recorded::First(Outcome::Parked) && entry.submission.recording != Recording::First;
+        if !is_parked_still {
+            self.tell(&applied.notes);
+        }
         entry.answer.send(Ok(applied.recorded)).ok();
     }
 

@@ -48,6 +48,8 @@ pub struct Settings {
     pub reconcile_every: Option<Duration>,
     pub stored_payloads: StoredPayloads,
     pub stripe_reads_per_second: u32,
+    pub mode: Mode,
+    pub trust: ConnectTrust,
 }
 
 impl Default for Settings {
@@ -69,6 +71,8 @@ impl Default for Settings {
             reconcile_every: None,
             stored_payloads: StoredPayloads::Full,
             stripe_reads_per_second: 10_000,
+            mode: Mode::Any,
+            trust: ConnectTrust::None,
         }
     }
 }
@@ -285,8 +289,8 @@ pub fn config(settings: &Settings, stripe: Option<&StripeApi>) -> Config {
             let (base, key) = (stripe.base(), Secret::new("sk_test_key"));
             api::Client::with_rate(base, key, settings.stripe_timeout, settings.stripe_reads_per_second).unwrap()
         }),
-        mode: Mode::Any,
-        trust: ConnectTrust::None,
+        mode: settings.mode,
+        trust: settings.trust.clone(),
         admin_token: settings.admin_token.map(Secret::new),
         tolerance_secs: 300,
         plans: plans.collect(),

@@ -42,6 +42,11 @@ impl Cluster {
         Self::start_with(&[], |_| {}).await
     }
 
+    /// A new cluster with these lines of its configuration, as `name=value`.
+    pub async fn with_settings(settings: &[&'static str]) -> Self {
+        Self::start_with(settings, |_| {}).await
+    }
+
     /// A new cluster that shows this certificate. Over TCP it lets in who comes with TLS and the password `pass`.
     pub async fn with_certificate(served: &Served) -> Self {
         let cluster = Self::start_with(&["ssl=on"], |data| {
@@ -122,6 +127,11 @@ impl Cluster {
         (self.child, self.port) = self.files.launch();
     }
 
+    /// Starts again what has ended, on the port that it had.
+    pub fn start_on_same_port(&mut self) {
+        self.child = self.files.launch_on(self.port).expect("somebody else has the port");
+    }
+
     fn end(&mut self, signal: Signal) {
         // Until it is waited for nobody else can have its number.
         if self.child.try_wait().unwrap().is_none() {
@@ -169,20 +179,25 @@ impl Files {
         // Between the search for a free port and the start somebody else may take it.
         for _ in 0..5 {
             let port = free_port();
-            let log = File::create(self.folder.path().join("log")).unwrap();
-            let mut command = self.program("postgres");
-            command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c"]).arg(format!("port={port}"));
-            command.arg("-c").arg(format!("unix_socket_directories={}", self.sockets.path().display()));
-            for setting in &self.settings {
-                command.args(["-c", setting]);
-            }
-            let command = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-            let mut child = command.spawn().unwrap();
-            if self.is_ready(&mut child) {
+            if let Some(child) = self.launch_on(port) {
                 return (child, port);
             }
         }
         panic!("PostgreSQL does not start:\n{}", fs::read_to_string(self.folder.path().join("log")).unwrap());
+    }
+
+    /// `None` where it ends at once.
+    fn launch_on(&self, port: u16) -> Option<Child> {
+        let log = File::create(self.folder.path().join("log")).unwrap();
+        let mut command = self.program("postgres");
+        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c"]).arg(format!("port={port}"));
+        command.arg("-c").arg(format!("unix_socket_directories={}", self.sockets.path().display()));
+        for setting in &self.settings {
+            command.args(["-c", setting]);
+        }
+        let command = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut child = command.spawn().unwrap();
+        self.is_ready(&mut child).then_some(child)
     }
 
     /// Waits until the server takes connections; false where it has ended instead.
