@@ -127,11 +127,13 @@ impl AttemptError {
     pub(super) fn of(error: DieselError, server: Option<ServerError>) -> Self {
         match (error, server) {
             (error, Some(server)) => Self::Server { server, error },
-            (source @ DieselError::DatabaseError(kind, _), None)
-                if matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand) =>
-            {
-                Self::ConnectionLost(source)
-            }
+            (
+                source @ DieselError::DatabaseError(
+                    DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
+                    _,
+                ),
+                None,
+            ) => Self::ConnectionLost(source),
             (source, None) => Self::Handler(HandlerError::Database(source)),
         }
     }

@@ -337,7 +337,7 @@ struct Setting {
 async fn what_every_event_runs_is_prepared_once() {
     let database = Database::migrated();
     let mut conn = database.target().connect().await.unwrap();
-    let events: Vec<_> = (1..=3).map(|number| other(number)).collect();
+    let events: Vec<_> = (1..=3).map(other).collect();
     let mut prepared = Vec::new();
     for many in [1, 2, 3] {
         let references = events[..many].iter().map(|event| subledger::db::facts::Reference {

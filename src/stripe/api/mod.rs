@@ -57,7 +57,7 @@ pub enum ApiError {
     /// An answer that is not JSON, or a list without a list's members.
     #[error("the answer of Stripe's API cannot be read")]
     Unreadable(#[source] Arc<serde_json::Error>),
-    /// An answer larger than [`MAX_ANSWER_BYTES`].
+    /// An answer larger than a client takes.
     #[error("the answer of Stripe's API is larger than {MAX_ANSWER_BYTES} bytes")]
     TooLarge,
     /// JSON, but not the object that was asked for.

@@ -10,14 +10,16 @@ use serde_json::Value;
 
 use super::{ApiError, Client, Common, Scope};
 
-type Reading = Shared<BoxFuture<'static, Result<Arc<Value>, ApiError>>>;
+type Read = BoxFuture<'static, Result<Arc<Value>, ApiError>>;
+
+type Reading = Shared<Read>;
 
 /// What is read, and on whose behalf.
 type Key = (Scope, Vec<String>);
 
 /// The reads that have not started.
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<HashMap<Key, WeakShared<BoxFuture<'static, Result<Arc<Value>, ApiError>>>>>);
+pub(super) struct Waiting(Mutex<HashMap<Key, WeakShared<Read>>>);
 
 impl Waiting {
     /// Joins the waiting read of `key`, else queues a new one.

@@ -109,7 +109,7 @@ async fn a_role_that_may_not_create_is_told_so_while_something_is_pending_and_se
     assert_refused(&url, &[&["migrate"], &["serve"]], &[&name, "GRANT CREATE ON SCHEMA", "\"public\""]);
     let other = run(command(&url, &["migrate"]).env("DATABASE_SCHEMA", "billing"));
     let error = text(&other.stderr);
-    assert!(error.contains(&format!("may not create the schema \"billing\"")) && error.lines().count() == 1, "{error}");
+    assert!(error.contains("may not create the schema \"billing\"") && error.lines().count() == 1, "{error}");
 
     assert!(run(&mut command(&database.url(), &["migrate"])).status.success());
     // It may do nothing with the tables yet.
