@@ -103,7 +103,7 @@ DECLARE
     function regprocedure;
 BEGIN
     FOR function IN SELECT oid::regprocedure FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace AND proname IN
+        WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proname IN
             ('subledger_add_customer_link', 'subledger_remove_customer_link', 'subledger_flag_new_links',
              'subledger_link_of_account', 'subledger_link_of_further_customer')
     LOOP

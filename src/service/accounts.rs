@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Service;
 use super::error::{AttemptError, Class, ServiceError};
 use crate::db::entitlements::Settings;
+use crate::db::parked::Awaited;
 use crate::db::{Conn, accounts, parked};
 use crate::handlers::work::is_violation_of;
 use crate::handlers::{HandlerError, Work, WriteError, link_customer, move_misplaced};
@@ -193,13 +194,10 @@ impl Service {
         let linked = self.change(change).await?;
         if let Linked::Done(account_id) = linked {
             let service = self.clone();
-            let job = self.parts().runtime.spawn(async move { service.release_account(account_id).await });
-            match tokio::time::timeout(RELEASE_PATIENCE, job).await {
-                Ok(Ok(Err(error))) => {
-                    log::warn!("cannot apply what is parked for account {account_id}: {}", error.chain());
-                }
+            let release = async move { service.release_all([Awaited::Account(account_id)]).await };
+            match tokio::time::timeout(RELEASE_PATIENCE, self.parts().runtime.spawn(release)).await {
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => log::error!("applying what is parked for account {account_id} panicked: {error}"),
-                Ok(Ok(Ok(()))) => {}
                 Err(_) => log::info!("events parked for account {account_id} are still being applied"),
             }
         }

@@ -9,8 +9,9 @@ use futures_util::FutureExt;
 use futures_util::future::join;
 use rand::RngExt;
 use serde_json::Value;
+use tokio::sync::MutexGuard;
 
-use super::error::{AttemptError, Class, ServiceError};
+use super::error::{AttemptError, Class, ServiceError, classified, uses};
 use super::group_commit::Entry;
 use super::{ATTEMPT_LIMIT, Service};
 use crate::db::parked::Awaited;
@@ -161,7 +162,7 @@ impl Service {
     /// given up when its submitter is gone.
     fn start_alone(&self, mut entry: Entry) {
         let service = self.clone();
-        self.parts().runtime.spawn(async move {
+        self.parts().runtime.spawn(classified(async move {
             let submission = entry.submission.clone();
             let result = tokio::select! {
                 result = AssertUnwindSafe(service.run_alone(&submission, Ending::Commit)).catch_unwind() => result,
@@ -177,7 +178,7 @@ impl Service {
                     entry.answer.send(Err(error)).ok();
                 }
             }
-        });
+        }));
     }
 
     /// Tells of an event that is committed, and answers it.
@@ -221,11 +222,6 @@ impl Service {
     /// Applies one event in a transaction of its own: again after a conflict, over another connection, or with Stripe's
     /// answer, and never with a call to the network inside of the transaction.
     async fn run_alone(&self, submission: &Submission, ending: Ending) -> Result<Applied, AttemptError> {
-        // Events of one customer would wait for each other's locks, each with a connection.
-        let waiting = self.parts().metrics.waiting();
-        let turn = self.inner.turns.take(&submission.event);
-        let _turn = tokio::time::timeout(self.parts().queue_timeout, turn).await.map_err(|_| AttemptError::Queue)?;
-        drop(waiting);
         let completed;
         let submission = match self.with_all_items(&submission.event).await? {
             Some(event) => {
@@ -234,6 +230,8 @@ impl Service {
             }
             None => submission,
         };
+        // Events of one customer would wait for each other's locks, each with a connection.
+        let mut turn = Some(self.turn_of(&submission.event).await?);
         let mut answers = Answers::none_yet(self.parts().stripe.is_some());
         let (mut conflicts, mut questions, mut was_reconnected) = (0, 0, false);
         loop {
@@ -256,7 +254,10 @@ impl Service {
                         return Err(AttemptError::TooManyQuestions);
                     }
                     questions += 1;
+                    // Another event of the customer may go on meanwhile.
+                    turn.take();
                     self.ask(question, &mut answers).await?;
+                    turn = Some(self.turn_of(&submission.event).await?);
                 }
                 (Class::Conflict, _) if conflicts < MAX_CONFLICTS => {
                     conflicts += 1;
@@ -385,6 +386,13 @@ impl Service {
         Ok(vec![Attempted::Applied(Applied::duplicate())])
     }
 
+    /// Waits for the turn of an event that goes alone.
+    async fn turn_of(&self, event: &Event) -> Result<Option<MutexGuard<'_, ()>>, AttemptError> {
+        let _waiting = self.parts().metrics.waiting();
+        let turn = self.inner.turns.take(event);
+        tokio::time::timeout(self.parts().queue_timeout, turn).await.map_err(|_| AttemptError::Queue)
+    }
+
     /// Asks Stripe, with no transaction open.
     async fn ask(&self, question: Question, answers: &mut Answers) -> Result<(), AttemptError> {
         let Some(stripe) = &self.parts().stripe else {
@@ -421,6 +429,7 @@ impl Service {
                 }
             }
         }
+        uses(conn.first_error());
         Ok(conn)
     }
 }

@@ -1,12 +1,14 @@
 //! How an attempt fails, and what follows from it: the one place where failures are classified.
 
+use std::cell::RefCell;
+
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use thiserror::Error;
 use tokio::task::JoinError;
 
 use super::thin::ThinError;
 use crate::db::pool::PoolGetError;
-use crate::db::sqlstate::ServerError;
+use crate::db::sqlstate::{FirstError, ServerError};
 use crate::handlers::work::is_violation_of;
 use crate::handlers::{HandlerError, Subject};
 use crate::metrics::FailureReason;
@@ -99,6 +101,22 @@ pub(super) enum AttemptError {
     Handler(HandlerError),
 }
 
+tokio::task_local! {
+    /// Where the errors are noted of the session that this task uses.
+    static SESSION: RefCell<Option<FirstError>>;
+}
+
+/// Runs a task whose database errors are classified by the SQLSTATE that the server reported.
+pub(super) async fn classified<T>(task: impl Future<Output = T>) -> T {
+    SESSION.scope(RefCell::default(), task).await
+}
+
+/// From now on this task uses the session whose errors are noted here.
+pub(super) fn uses(errors: &FirstError) {
+    errors.take();
+    SESSION.try_with(|session| *session.borrow_mut() = Some(errors.clone())).ok();
+}
+
 /// What follows from a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -118,7 +136,8 @@ pub(super) enum Class {
 
 impl From<DieselError> for AttemptError {
     fn from(error: DieselError) -> Self {
-        Self::of(error, None)
+        let server = SESSION.try_with(|session| session.borrow().as_ref().and_then(FirstError::take));
+        Self::of(error, server.ok().flatten())
     }
 }
 

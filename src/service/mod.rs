@@ -32,7 +32,7 @@ mod upkeep;
 mod writes;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -112,6 +112,8 @@ struct Inner {
     unreleased: Mutex<HashSet<Awaited>>,
     /// Parked events that failed of themselves, and when.
     failed_parked: Mutex<HashMap<String, Instant>>,
+    /// Parked events that are being tried.
+    tried_parked: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     finished_hours: overview::FinishedHours,
     feed: changes::Feed,
     health: LastCheck,
@@ -146,6 +148,7 @@ impl Service {
             turns,
             unreleased: Mutex::default(),
             failed_parked: Mutex::default(),
+            tried_parked: Mutex::default(),
             finished_hours: Default::default(),
             feed: Default::default(),
             health: LastCheck::default(),
@@ -201,7 +204,7 @@ impl Service {
         F: Future<Output = Result<T, ServiceError>> + Send + 'static,
     {
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(task, &self.parts().runtime);
+        tasks.spawn_on(error::classified(task), &self.parts().runtime);
         match tasks.join_next().await {
             Some(Ok(result)) => result,
             Some(Err(error)) => Err(error.into()),

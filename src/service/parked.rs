@@ -6,12 +6,13 @@
 //! and now and then for what a crash left.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -88,7 +89,7 @@ impl Service {
         tokio::time::timeout(PATIENCE, job).await.ok();
     }
 
-    async fn release_all(&self, releases: impl IntoIterator<Item = Awaited>) {
+    pub(super) async fn release_all(&self, releases: impl IntoIterator<Item = Awaited>) {
         for awaited in releases {
             if let Err(error) = self.release(&awaited).await {
                 log::warn!("cannot apply the events parked for {awaited:?}, the next sweep will: {}", error.chain());
@@ -135,7 +136,7 @@ impl Service {
             let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
             let mut page = page;
             // The subscription's row may just have been made by an event that was parked with these.
-            page.retain(|parked| !matches!(awaited, Awaited::Subscription(_)) || !self.failed_just_now(&parked.id));
+            page.retain(|parked| !matches!(awaited, Awaited::Subscription(_)) || self.failed_at(&parked.id).is_none());
             self.apply_page(page).await?;
             if is_last {
                 return Ok(());
@@ -157,6 +158,12 @@ impl Service {
                 return Ok(());
             }
         };
+        let asked = Instant::now();
+        let turn = self.turn_of_parked(&parked.id);
+        let _turn = turn.lock().await;
+        if self.failed_at(&parked.id).is_some_and(|at| at >= asked) {
+            return Ok(());
+        }
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             let recording = Recording::Again(Outcome::Parked.as_str().to_owned());
@@ -180,11 +187,23 @@ impl Service {
         Ok(())
     }
 
-    /// Whether a parked event failed so short a time ago that another release need not try it again.
-    fn failed_just_now(&self, id: &str) -> bool {
+    /// Two releases that find the same event try it one after the other.
+    fn turn_of_parked(&self, id: &str) -> Arc<Mutex<()>> {
+        let mut tried = self.inner.tried_parked.lock().unwrap_or_else(PoisonError::into_inner);
+        tried.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = tried.get(id).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        tried.insert(id.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
+    /// When a parked event failed, if that is so short a time ago that another release need not try it again.
+    fn failed_at(&self, id: &str) -> Option<Instant> {
         let mut failed = self.inner.failed_parked.lock().unwrap_or_else(PoisonError::into_inner);
         failed.retain(|_, at| at.elapsed() < FAILED_FOR);
-        failed.contains_key(id)
+        failed.get(id).copied()
     }
 
     /// Sweeps for parked events that can be applied, until the service is dropped.
@@ -196,6 +215,8 @@ impl Service {
                 let service = Self { inner };
                 if let Err(error) = service.sweep(&mut next_scan).await {
                     log::warn!("cannot look for parked events: {}", error.chain());
+                    // Marks may have been taken off accounts by a statement whose answer was lost.
+                    next_scan = Instant::now();
                 }
                 drop(service);
                 tokio::time::sleep(SWEEP_EVERY).await;

@@ -119,7 +119,7 @@ async fn a_role_that_may_not_create_is_told_so_while_something_is_pending_and_se
          GRANT INSERT, UPDATE, DELETE ON accounts, account_customers, subscriptions, stripe_events TO {name}"
     );
     sql.batch_execute(&all).await.unwrap();
-    assert_refused(&url, &[&["serve"]], &[&name, "INSERT, UPDATE, DELETE", "event_failures"]);
+    assert_refused(&url, &[&["serve"]], &[&name, "INSERT, UPDATE, DELETE", "subledger grants"]);
     sql.batch_execute(&format!("GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}")).await.unwrap();
     let server = Server::start(&mut command(&url, &["serve"]));
     rustls::crypto::ring::default_provider().install_default().ok();
