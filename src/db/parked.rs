@@ -83,7 +83,8 @@ pub async fn page(conn: &mut Conn, awaited: &Awaited, after: &After, limit: i64)
         .bind::<Timestamptz, _>(after.0)
         .bind::<Text, _>(after.1.clone())
         .bind::<BigInt, _>(limit);
-    Cached(query).load(conn).await
+    // Not kept prepared: a plan of when nothing was parked may read all parked events.
+    query.load(conn).await
 }
 
 /// At most `limit` of all parked events, oldest first, with whether each looks as if it could be placed now: its
@@ -134,6 +135,10 @@ pub async fn count_of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<
 }
 
 /// Those of `awaited` that are there and for which at least one event is parked, and all accounts that are there.
+///
+/// Written so that one plan alone is good, also one that was made while the tables were empty: sub-queries of one value,
+/// which cannot become joins or hashes of all parked events, and an order that only the right index has. An equality would
+/// take its column out of the order, and leave the choice to the order of the indexes' ids.
 pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSet<Awaited>> {
     #[derive(diesel::QueryableByName)]
     struct Id {
@@ -156,10 +161,15 @@ pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSe
     if !customers.is_empty() {
         let query = diesel::sql_query(
             "SELECT awaited AS id FROM unnest($1) AS awaited
-             WHERE (EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND customer_id = awaited)
-                    OR EXISTS (SELECT FROM stripe_events
-                               WHERE outcome = 'parked' AND payload #>> '{data,object,customer_account}' = awaited))
-               AND EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = awaited)",
+             WHERE (SELECT true FROM customer_links WHERE stripe_customer_id = awaited)
+               AND COALESCE((SELECT true FROM stripe_events
+                             WHERE outcome = 'parked' AND customer_id >= awaited AND customer_id <= awaited
+                             ORDER BY customer_id, created, id LIMIT 1),
+                            CASE WHEN awaited LIKE 'acct\\_%' THEN
+                            (SELECT true FROM stripe_events
+                             WHERE outcome = 'parked' AND payload #>> '{data,object,customer_account}' >= awaited
+                               AND payload #>> '{data,object,customer_account}' <= awaited
+                             ORDER BY payload #>> '{data,object,customer_account}', created, id LIMIT 1) END)",
         );
         let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(customers)).load(conn).await?;
         found.extend(ids.into_iter().map(|id| Awaited::Customer(id.id)));
@@ -167,8 +177,10 @@ pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSe
     if !subscriptions.is_empty() {
         let query = diesel::sql_query(
             "SELECT awaited AS id FROM unnest($1) AS awaited
-             WHERE EXISTS (SELECT FROM stripe_events WHERE outcome = 'parked' AND subscription_id = awaited)
-               AND EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = awaited)",
+             WHERE (SELECT true FROM subscriptions WHERE stripe_subscription_id = awaited)
+               AND (SELECT true FROM stripe_events
+                    WHERE outcome = 'parked' AND subscription_id >= awaited AND subscription_id <= awaited
+                    ORDER BY subscription_id, created, id LIMIT 1)",
         );
         let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(subscriptions)).load(conn).await?;
         found.extend(ids.into_iter().map(|id| Awaited::Subscription(id.id)));

@@ -25,7 +25,7 @@ pub(super) async fn apply(
     let link = link(conn, work, ctx, event).await?;
     let place = Place::of(conn, work, ctx, event, &mut notes).await?;
     let Some(place) = place else {
-        let releases = subscription::awaited_placement(event);
+        let releases = subscription::awaited_placement(ctx, event);
         return Ok(Handled { notes, releases, ..Handled::new(Outcome::Parked, None) });
     };
     let account_id = place.account_id;

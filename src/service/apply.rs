@@ -360,7 +360,10 @@ impl Service {
             Ok(handled) => {
                 work.record(submission, &handled);
                 let recorded = Recorded::First(handled.outcome);
-                Ok(Attempted::Applied(Applied { recorded, notes: handled.notes, releases: handled.releases }))
+                // One that stays parked would release itself, over and over.
+                let is_parked_still = handled.outcome == Outcome::Parked && submission.recording != Recording::First;
+                let releases = if is_parked_still { Vec::new() } else { handled.releases };
+                Ok(Attempted::Applied(Applied { recorded, notes: handled.notes, releases }))
             }
             // Nothing of the event is written, so the others may go on; alone it shows what is wrong with it.
             Err(error) if ctx.sharing == Sharing::Batch && !matches!(error, HandlerError::Database(_)) => {

@@ -112,7 +112,8 @@ async fn a_connected_account_names_an_account_of_ours_only_where_it_is_trusted()
         for (number, ((field, value), is_trusted)) in sources.into_iter().zip(trusted).enumerate() {
             for event in naming(account, number, field, value) {
                 let outcome = if is_trusted { "applied" } else { "parked" };
-                assert_eq!(app.deliver(&event).await.outcome(), outcome, "{trust:?} {field} {value}");
+                let answer = app.deliver(&event).await;
+                assert_eq!(answer.outcome(), outcome, "{trust:?} {field} {value}: {answer:?}");
                 let named = json!(value.rsplit('/').next().unwrap());
                 assert_eq!(app.event_row(event.id()).await["connect_account"], named);
                 refusals += i32::from(!is_trusted);
