@@ -68,7 +68,7 @@ impl Window {
         let mut pages = stripe.pages(list, scope.connect_account);
         while let Some(page) = pages.next().await.context("cannot read Stripe's events")? {
             on_page(page.len());
-            window.note(service, page, scope.connect_account, &mut seen).await?;
+            window.note(service, page, scope, &mut seen).await?;
         }
         window.count = seen.len();
         window.missing.reverse();
@@ -80,14 +80,15 @@ impl Window {
         &mut self,
         service: &Service,
         page: Vec<Fetched>,
-        connect_account: Option<&str>,
+        scope: Scope<'_>,
         seen: &mut HashSet<String>,
     ) -> Result<()> {
         let mut new = Vec::new();
         for fetched in page {
-            let fetched = fetched.read_in(&connect_account.into());
+            let fetched = fetched.read_in(&scope.connect_account.into());
             let event = Event::parse(&fetched.verified()).context("Stripe listed what is no event")?;
-            if seen.insert(event.id.clone()) {
+            let is_too_young = scope.until.is_some_and(|until| event.created > Some(until));
+            if !is_too_young && seen.insert(event.id.clone()) {
                 if let Some(id) = &event.subscription_id {
                     self.subscriptions.insert(id.clone(), event.connect_account.clone());
                 }

@@ -41,7 +41,7 @@ const OVERLAP: TimeDelta = TimeDelta::hours(1);
 const YOUNGEST: TimeDelta = TimeDelta::minutes(1);
 
 /// The list is read in windows of this length, oldest first. The cursor moves after each.
-const SLICE: TimeDelta = TimeDelta::hours(6);
+const SLICE: TimeDelta = TimeDelta::hours(24);
 
 /// Events read in one pass, after which the rest is left to the next pass.
 const MOST_READ: usize = 50_000;
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn slices_cover_the_window_without_a_gap() {
         let end = Utc::now();
-        for hours in [0, 1, 6, 7, 72] {
+        for hours in [0, 1, 24, 25, 72] {
             let from = end - TimeDelta::hours(hours);
             let slices: Vec<_> = slices(from, end).collect();
             assert_eq!((slices[0].0, slices[slices.len() - 1].1), (from, end));
