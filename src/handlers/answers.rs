@@ -19,7 +19,7 @@ pub enum Subject {
 impl std::fmt::Display for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Subscription(id) => write!(f, "subscription {id}"),
+            Self::Subscription(id) => f.write_str(id),
             Self::Features(customer) => write!(f, "the entitlements of customer {customer}"),
         }
     }

@@ -172,7 +172,14 @@ impl Service {
                 }
             };
             match result.unwrap_or(Err(AttemptError::Panicked)) {
-                Ok(applied) => service.finish_releasing(vec![(entry, applied)]),
+                Ok(applied) => {
+                    // For one that is applied again, a second attempt after a lost answer is no duplicate.
+                    if submission.recording != Recording::First && applied.recorded != Recorded::First(Outcome::Parked)
+                    {
+                        service.release_later(awaited_by_others(&submission.event));
+                    }
+                    service.finish_releasing(vec![(entry, applied)]);
+                }
                 Err(error) => {
                     let error = service.record_failed(&submission.event, error).await;
                     entry.answer.send(Err(error)).ok();
@@ -183,6 +190,10 @@ impl Service {
 
     /// Tells of an event that is committed, and answers it.
     fn finish(&self, entry: Entry, applied: Applied) {
+        // It may be that the answer to the COMMIT of an attempt was lost, and that nothing was released after it.
+        if applied.recorded == Recorded::Duplicate {
+            self.release_later(awaited_by_others(&entry.submission.event));
+        }
         self.count(&entry.submission, applied.recorded);
         // A parked event that stays parked was told of when it came.
         let is_parked_still =
@@ -486,9 +497,10 @@ impl Drop for OpenTransaction<'_> {
     }
 }
 
-/// What an event may have made that parked ones wait for.
+/// What an event may have made that parked ones wait for, and what it may wait for itself.
 pub(super) fn awaited_by_others(event: &Event) -> Vec<Awaited> {
-    event.subscription_id.iter().map(|id| Awaited::Subscription(id.clone())).collect()
+    let subscription = event.subscription_id.iter().map(|id| Awaited::Subscription(id.clone()));
+    subscription.chain(event.customer_ids.iter().map(|id| Awaited::Customer(id.clone()))).collect()
 }
 
 /// What the events of a batch are sorted by.

@@ -108,22 +108,22 @@ impl Service {
         // A row that cannot be moved holds up no event.
         let moved = self.change(Moving { account_id }).await;
         for customer in customers {
-            self.apply_parked(&Awaited::Customer(customer)).await?;
+            self.apply_parked(&Awaited::Customer(customer), true).await?;
         }
-        self.apply_parked(&Awaited::Account(account_id)).await?;
+        self.apply_parked(&Awaited::Account(account_id), true).await?;
         moved
     }
 
     async fn release(&self, awaited: &Awaited) -> Result<(), ServiceError> {
         match awaited {
             Awaited::Account(account_id) => Box::pin(self.release_account(*account_id)).await,
-            _ => self.apply_parked(awaited).await,
+            _ => self.apply_parked(awaited, false).await,
         }
     }
 
     /// Applies what waits for `awaited`. One event that fails stays parked, with a row in `event_failures`, and holds up
-    /// no other.
-    async fn apply_parked(&self, awaited: &Awaited) -> Result<(), ServiceError> {
+    /// no other. One that failed just now is tried again only `with_failed`: after a link, which may have mended it.
+    async fn apply_parked(&self, awaited: &Awaited, with_failed: bool) -> Result<(), ServiceError> {
         let mut after = parked::beginning();
         loop {
             let mut conn = self.connection().await?;
@@ -135,8 +135,7 @@ impl Service {
             after = (last.created, last.id.clone());
             let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
             let mut page = page;
-            // The subscription's row may just have been made by an event that was parked with these.
-            page.retain(|parked| !matches!(awaited, Awaited::Subscription(_)) || self.failed_at(&parked.id).is_none());
+            page.retain(|parked| with_failed || self.failed_at(&parked.id).is_none());
             self.apply_page(page).await?;
             if is_last {
                 return Ok(());
