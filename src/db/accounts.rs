@@ -29,31 +29,43 @@ pub async fn of_customer(conn: &mut Conn, customer: &str) -> QueryResult<Option<
     customer_links::table.find(customer).select(customer_links::account_id).first(conn).await.optional()
 }
 
-/// Notes that parked events are being looked for, of at most `limit` accounts of which they have not been since they were
-/// linked. Returns these accounts; no other session gets them.
-pub async fn claim_new_links(conn: &mut Conn, limit: i64) -> QueryResult<Vec<Uuid>> {
-    let claimed: Vec<Id> = diesel::sql_query(
-        "UPDATE accounts SET has_new_links = false
-         WHERE id = ANY(ARRAY(SELECT id FROM accounts WHERE has_new_links ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
-         RETURNING id",
+/// A mark of links whose parked events have to be looked for. Each later link makes it another one.
+#[derive(Clone, Debug, QueryableByName)]
+pub struct NewLinks {
+    /// The account.
+    #[diesel(sql_type = SqlUuid)]
+    pub id: Uuid,
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
+/// The marks of at most `limit` accounts whose ids follow `after`, in the order of the ids.
+pub async fn new_links(conn: &mut Conn, after: Uuid, limit: i64) -> QueryResult<Vec<NewLinks>> {
+    diesel::sql_query(
+        "SELECT id, xmin::text AS version FROM accounts WHERE has_new_links AND id > $1 ORDER BY id LIMIT $2",
     )
+    .bind::<SqlUuid, _>(after)
     .bind::<BigInt, _>(limit)
     .load(conn)
-    .await?;
-    Ok(claimed.into_iter().map(|claimed| claimed.id).collect())
+    .await
 }
 
-/// [`claim_new_links`] for one account; whether there was anything to claim.
-pub async fn claim_new_links_of(conn: &mut Conn, id: Uuid) -> QueryResult<bool> {
-    let update =
-        diesel::update(accounts::table.find(id).filter(accounts::has_new_links)).set(accounts::has_new_links.eq(false));
-    Ok(update.execute(conn).await? > 0)
+/// The mark of one account, if it has one.
+pub async fn new_links_of(conn: &mut Conn, id: Uuid) -> QueryResult<Option<NewLinks>> {
+    diesel::sql_query("SELECT id, xmin::text AS version FROM accounts WHERE has_new_links AND id = $1")
+        .bind::<SqlUuid, _>(id)
+        .get_result(conn)
+        .await
+        .optional()
 }
 
-#[derive(QueryableByName)]
-struct Id {
-    #[diesel(sql_type = SqlUuid)]
-    id: Uuid,
+/// Takes a mark away once its parked events are applied. It stays if the account has changed since it was read.
+pub async fn unmark(conn: &mut Conn, seen: &NewLinks) -> QueryResult<usize> {
+    diesel::sql_query("UPDATE accounts SET has_new_links = false WHERE id = $1 AND has_new_links AND xmin::text = $2")
+        .bind::<SqlUuid, _>(seen.id)
+        .bind::<Text, _>(&seen.version)
+        .execute(conn)
+        .await
 }
 
 /// The customers of an account, whether they stand in the account itself or are further ones.

@@ -21,9 +21,10 @@ diesel::table! {
 }
 
 diesel::table! {
-    customer_links (stripe_customer_id) {
-        stripe_customer_id -> Text,
-        account_id -> Uuid,
+    admin_sessions (id_hash) {
+        id_hash -> Bytea,
+        created_at -> Timestamptz,
+        expires_at -> Timestamptz,
     }
 }
 
@@ -61,20 +62,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    customer_links (stripe_customer_id) {
+        stripe_customer_id -> Text,
+        account_id -> Uuid,
+    }
+}
+
+diesel::table! {
     entitlement_settings (is_only) {
         is_only -> Bool,
         entitled_statuses -> Array<Nullable<Text>>,
         ignore_unlisted_prices -> Bool,
         overdue_after -> Interval,
         written_at -> Nullable<Timestamptz>,
-    }
-}
-
-diesel::table! {
-    admin_sessions (id_hash) {
-        id_hash -> Bytea,
-        created_at -> Timestamptz,
-        expires_at -> Timestamptz,
     }
 }
 
@@ -98,6 +98,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    event_notifications (notification_id) {
+        notification_id -> Text,
+        event_id -> Text,
+    }
+}
+
+diesel::table! {
     reconcile_state (is_only) {
         is_only -> Bool,
         holder -> Nullable<Uuid>,
@@ -111,13 +118,6 @@ diesel::table! {
         events_failed -> Int8,
         subscriptions_differing -> Int8,
         error -> Nullable<Text>,
-    }
-}
-
-diesel::table! {
-    event_notifications (notification_id) {
-        notification_id -> Text,
-        event_id -> Text,
     }
 }
 
@@ -136,8 +136,8 @@ diesel::table! {
         subscription_id -> Nullable<Text>,
         account_id -> Nullable<Uuid>,
         payload -> Jsonb,
-        object_id -> Nullable<Text>,
         notification_id -> Nullable<Text>,
+        object_id -> Nullable<Text>,
     }
 }
 
@@ -167,8 +167,6 @@ diesel::table! {
         last_event_created -> Nullable<Timestamptz>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
-        placed_by_metadata -> Bool,
-        took_local_row -> Bool,
         plan_source -> Nullable<Text>,
         stripe_created -> Nullable<Timestamptz>,
         ends_at -> Nullable<Timestamptz>,
@@ -183,6 +181,8 @@ diesel::table! {
         latest_invoice_url -> Nullable<Text>,
         next_payment_attempt -> Nullable<Timestamptz>,
         projected_event_id -> Nullable<Text>,
+        placed_by_metadata -> Bool,
+        took_local_row -> Bool,
     }
 }
 
@@ -202,8 +202,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     customer_links,
     entitlement_settings,
     event_failures,
-    reconcile_state,
     event_notifications,
+    reconcile_state,
     stripe_events,
     subscriptions,
 );

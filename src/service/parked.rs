@@ -102,7 +102,7 @@ impl Service {
     /// customers that stand elsewhere by their metadata alone are moved first.
     pub(super) async fn release_account(&self, account_id: Uuid) -> Result<(), ServiceError> {
         let mut conn = self.connection().await?;
-        accounts::claim_new_links_of(&mut conn, account_id).await?;
+        let mark = accounts::new_links_of(&mut conn, account_id).await?;
         let customers = accounts::customers(&mut conn, account_id).await?;
         drop(conn);
         // A row that cannot be moved holds up no event.
@@ -111,7 +111,13 @@ impl Service {
             self.apply_parked(&Awaited::Customer(customer), true).await?;
         }
         self.apply_parked(&Awaited::Account(account_id), true).await?;
-        moved
+        moved?;
+        // Only now: whoever dies before leaves the mark to the next sweep.
+        if let Some(mark) = mark {
+            let mut conn = self.connection().await?;
+            accounts::unmark(&mut conn, &mark).await?;
+        }
+        Ok(())
     }
 
     async fn release(&self, awaited: &Awaited) -> Result<(), ServiceError> {
@@ -214,8 +220,6 @@ impl Service {
                 let service = Self { inner };
                 if let Err(error) = service.sweep(&mut next_scan).await {
                     log::warn!("cannot look for parked events: {}", error.chain());
-                    // Marks may have been taken off accounts by a statement whose answer was lost.
-                    next_scan = Instant::now();
                 }
                 drop(service);
                 tokio::time::sleep(SWEEP_EVERY).await;
@@ -229,15 +233,15 @@ impl Service {
             let found = self.with_parked(unreleased.into_iter().collect()).await;
             self.release_all(found).await;
         }
+        let mut after = Uuid::nil();
         loop {
             let mut conn = self.connection().await?;
-            let claimed = accounts::claim_new_links(&mut conn, SWEPT_ACCOUNTS).await?;
+            let marked = accounts::new_links(&mut conn, after, SWEPT_ACCOUNTS).await?;
             drop(conn);
-            if claimed.is_empty() {
-                break;
-            }
+            let Some(last) = marked.last() else { break };
+            after = last.id;
             // Beside each other: one whose events wait for Stripe holds up no other.
-            let releases = claimed.into_iter().map(|account_id| self.release_all([Awaited::Account(account_id)]));
+            let releases = marked.iter().map(|mark| self.release_all([Awaited::Account(mark.id)]));
             stream::iter(releases).for_each_concurrent(RELEASES_AT_ONCE, |release| release).await;
         }
         if Instant::now() >= *next_scan {

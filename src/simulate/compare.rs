@@ -9,9 +9,13 @@ use super::model::Life;
 use super::truth::{Truth, time};
 use crate::db::subscriptions::Row;
 use crate::db::{Conn, events, subscriptions};
+use crate::handlers::Outcome;
 
 /// What stands for the outcome of an event that is not recorded.
 const LOST: &str = "lost";
+
+/// The field of a difference in an event's outcome.
+const OUTCOME: &str = "outcome";
 
 /// Ids that one query asks for.
 const BATCH: usize = 500;
@@ -47,6 +51,12 @@ impl Comparison {
     /// Whether nothing of what was sent is there.
     pub(super) fn is_all_lost(&self) -> bool {
         self.outcomes.keys().all(|outcome| outcome == LOST)
+    }
+
+    /// Whether an event is parked that should have been applied.
+    pub(super) fn leaves_parked(&self) -> bool {
+        let parked = Outcome::Parked.as_str();
+        self.differences.iter().any(|difference| difference.field == OUTCOME && difference.found == parked)
     }
 }
 
@@ -109,7 +119,7 @@ async fn compare_events(conn: &mut Conn, event_ids: &[&str], comparison: &mut Co
         if !matches!(outcome, Some("applied" | "stale")) {
             let found = outcome.unwrap_or(LOST).to_owned();
             let expected = "applied or stale".to_owned();
-            comparison.differences.push(Difference { of: id.to_owned(), field: "outcome", expected, found });
+            comparison.differences.push(Difference { of: id.to_owned(), field: OUTCOME, expected, found });
         }
         *comparison.outcomes.entry(outcome.unwrap_or(LOST).to_owned()).or_default() += 1;
     }

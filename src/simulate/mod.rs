@@ -41,6 +41,9 @@ use server::Server;
 use stripe::Happened;
 use tally::{Tally, listed};
 
+/// How long events may stay parked that the last delivery should have released.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(20);
+
 /// How many differences are shown.
 const SHOWN: usize = 40;
 
@@ -231,6 +234,10 @@ impl Simulate {
                 anyhow::Ok(compare::compare(&mut conn, &run.lives, self.stripe_api.is_some()).await?)
             };
             match attempt.await {
+                // What a lost connection kept from being applied, the server's next sweep applies.
+                Ok(comparison) if comparison.leaves_parked() && started.elapsed() < SWEEP_PATIENCE => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
                 Ok(comparison) => return Ok(comparison),
                 Err(error) if started.elapsed() >= run.sender.give_up_after => {
                     return Err(error.context("cannot read the database"));

@@ -129,10 +129,17 @@ async fn what_finds_nothing_reads_next_to_nothing() {
         "/admin/search?q=evt_nobody",
         "/admin/search?q=nobody%20knows",
     ] {
-        let before = read().await;
-        page(&app, path).await;
-        let blocks = read().await - before;
-        assert!(blocks < 200, "{path}: {blocks} blocks read");
+        let mut fewest = i64::MAX;
+        // A vacuum may read the tables meanwhile, but not each time.
+        for _ in 0..4 {
+            let before = read().await;
+            page(&app, path).await;
+            fewest = fewest.min(read().await - before);
+            if fewest < 200 {
+                break;
+            }
+        }
+        assert!(fewest < 200, "{path}: {fewest} blocks read");
     }
 }
 
