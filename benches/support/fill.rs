@@ -15,7 +15,8 @@ const FILL: &str = "
     SET LOCAL maintenance_work_mem = '1GB';
     CREATE TEMP TABLE sample (LIKE stripe_events INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING COMPRESSION) ON COMMIT DROP;
     INSERT INTO sample (id, type, outcome, livemode, payload) VALUES ('', '', '', false, $payload$$PAYLOAD$payload$);
-    TRUNCATE stripe_events;
+    TRUNCATE stripe_events, event_notifications;
+    ALTER TABLE event_notifications DROP CONSTRAINT event_notifications_event_id_fkey;
     CREATE TEMP TABLE built ON COMMIT DROP AS
         SELECT indexrelid::regclass::text AS index, conname AS constraint, pg_get_constraintdef(pg_constraint.oid) AS key,
             pg_get_indexdef(indexrelid) AS definition
@@ -55,6 +56,8 @@ const FILL: &str = "
             END IF;
         END LOOP;
     END $$;
+    ALTER TABLE event_notifications ADD CONSTRAINT event_notifications_event_id_fkey
+        FOREIGN KEY (event_id) REFERENCES stripe_events ON DELETE CASCADE;
     COMMIT";
 
 /// The database with so many events instead of those that it had, those for whose number `n` the condition `parked`

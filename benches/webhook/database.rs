@@ -58,7 +58,7 @@ impl Database {
     /// Forgets all events, so that each measurement begins alike.
     pub fn clear(&mut self) -> Result<()> {
         self.execute_each(
-            "TRUNCATE stripe_events, plain_stripe_events; VACUUM subscriptions; VACUUM plain_subscriptions; CHECKPOINT",
+            "TRUNCATE stripe_events, event_notifications, subscription_changes, plain_stripe_events; VACUUM subscriptions; VACUUM plain_subscriptions; CHECKPOINT",
         )
     }
 
