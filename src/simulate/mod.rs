@@ -42,7 +42,7 @@ use stripe::Happened;
 use tally::{Tally, listed};
 
 /// How long events may stay parked that the last delivery should have released.
-const SWEEP_PATIENCE: Duration = Duration::from_secs(20);
+const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many differences are shown.
 const SHOWN: usize = 40;
