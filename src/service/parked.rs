@@ -100,7 +100,7 @@ impl Service {
 
     /// Applies what is parked for an account: for each of its customers, and for the account by its name. Rows of its
     /// customers that stand elsewhere by their metadata alone are moved first.
-    pub(super) async fn release_account(&self, account_id: Uuid) -> Result<(), ServiceError> {
+    pub(super) async fn release_account(&self, account_id: Uuid, with_failed: bool) -> Result<(), ServiceError> {
         let mut conn = self.connection().await?;
         let mark = accounts::new_links_of(&mut conn, account_id).await?;
         let customers = accounts::customers(&mut conn, account_id).await?;
@@ -108,9 +108,9 @@ impl Service {
         // A row that cannot be moved holds up no event.
         let moved = self.change(Moving { account_id }).await;
         for customer in customers {
-            self.apply_parked(&Awaited::Customer(customer), true).await?;
+            self.apply_parked(&Awaited::Customer(customer), with_failed).await?;
         }
-        self.apply_parked(&Awaited::Account(account_id), true).await?;
+        self.apply_parked(&Awaited::Account(account_id), with_failed).await?;
         moved?;
         // Only now: whoever dies before leaves the mark to the next sweep.
         if let Some(mark) = mark {
@@ -122,7 +122,7 @@ impl Service {
 
     async fn release(&self, awaited: &Awaited) -> Result<(), ServiceError> {
         match awaited {
-            Awaited::Account(account_id) => Box::pin(self.release_account(*account_id)).await,
+            Awaited::Account(account_id) => Box::pin(self.release_account(*account_id, false)).await,
             _ => self.apply_parked(awaited, false).await,
         }
     }
