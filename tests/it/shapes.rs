@@ -78,8 +78,13 @@ async fn every_fixture_is_taken_whether_or_not_its_customer_is_linked() {
         assert!(fixtures.len() >= number, "{} of {shape}", fixtures.len());
         for (name, text) in &fixtures {
             let answer = app.deliver_bytes(text.clone().into_bytes()).await;
-            if name.ends_with("created_huge") && is_linked {
+            if name.ends_with("created_huge") {
                 assert_eq!((answer.status, answer.error_code()), (500, "event_failed"), "{name}");
+                continue;
+            }
+            if name == "v1.customer.subscription.updated" && shape == "thin" {
+                // Without a key the subscription cannot be read.
+                assert_eq!((answer.status, answer.error_code()), (503, "unavailable"), "{name}");
                 continue;
             }
             assert_eq!((answer.status, &answer.body["applied"]), (200, &json!(true)), "{shape}/{name}");
@@ -87,7 +92,8 @@ async fn every_fixture_is_taken_whether_or_not_its_customer_is_linked() {
             assert_eq!(again.outcome(), "duplicate", "{shape}/{name}");
         }
         let failures = app.json("SELECT to_jsonb(error) FROM event_failures", &[]).await;
-        let is_clear = |error: &Value| error.as_str().unwrap().contains("created");
+        let is_clear =
+            |error: &Value| ["created", "STRIPE_SECRET_KEY"].iter().any(|word| error.as_str().unwrap().contains(word));
         assert!(failures.len() <= 1 && failures.iter().all(is_clear), "{shape}: {failures:?}");
         let recorded = fixtures.len() as i64 - failures.len() as i64;
         assert_eq!(app.count("stripe_events").await, recorded, "{shape}");

@@ -17,8 +17,12 @@ use crate::support::simulation::serve;
 /// Less than what actix and orchestrators give a server that does not end: it ends because it is done.
 const PROMPT: Duration = Duration::from_secs(10);
 
+/// Events that are applied alone take turns for each customer, so several of them are under way only for several customers.
+const CUSTOMERS: usize = 8;
+
 fn event(number: usize) -> Event {
-    let state = subscription(&format!("sub_{number}"), "cus_1", "active", 5);
+    let customer = format!("cus_{}", number % CUSTOMERS);
+    let state = subscription(&format!("sub_{number}"), &customer, "active", 5);
     Event::new(&format!("evt_{number}"), "customer.subscription.created", 100, state)
 }
 
@@ -47,8 +51,10 @@ async fn end(mut server: Server, told: Instant) -> (Option<i32>, Duration) {
 async fn started() -> (Database, Server, Client, String) {
     let database = Database::migrated();
     let server = serve(&database.url());
-    let insert = "INSERT INTO accounts (name, stripe_customer_id) VALUES ('Acme', 'cus_1')";
-    database.client().await.batch_execute(insert).await.unwrap();
+    for number in 0..CUSTOMERS {
+        let insert = format!("INSERT INTO accounts (name, stripe_customer_id) VALUES ('Acme', 'cus_{number}')");
+        database.client().await.batch_execute(&insert).await.unwrap();
+    }
     rustls::crypto::ring::default_provider().install_default().ok();
     let url = server.url("/api/v1/webhooks/stripe");
     (database, server, Client::new(), url)
