@@ -30,7 +30,7 @@ pub async fn of_customer(conn: &mut Conn, customer: &str) -> QueryResult<Option<
 }
 
 /// A mark of links whose parked events have to be looked for. Each later link makes it another one.
-#[derive(Clone, Debug, QueryableByName)]
+#[derive(Clone, Debug, PartialEq, Eq, QueryableByName)]
 pub struct NewLinks {
     /// The account.
     #[diesel(sql_type = SqlUuid)]

@@ -194,12 +194,7 @@ impl Service {
         let linked = self.change(change).await?;
         if let Linked::Done(account_id) = linked {
             let service = self.clone();
-            let release = async move {
-                if let Err(error) = service.release_account(account_id, true).await {
-                    log::warn!("cannot apply what is parked for account {account_id}: {}", error.chain());
-                    service.release_later([Awaited::Account(account_id)]);
-                }
-            };
+            let release = async move { service.release_all([Awaited::Account(account_id)], true).await };
             match tokio::time::timeout(RELEASE_PATIENCE, self.parts().runtime.spawn(release)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => log::error!("applying what is parked for account {account_id} panicked: {error}"),

@@ -38,6 +38,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount, Unlinked, Unlinking};
 pub use apply::Recorded;
@@ -62,6 +63,7 @@ use health::LastCheck;
 use turns::Turns;
 use writes::Room;
 
+use crate::db::accounts::NewLinks;
 use crate::db::parked::Awaited;
 use crate::db::pool::Pool;
 use crate::handlers::{Handle as HandleEvent, Policy};
@@ -114,6 +116,8 @@ struct Inner {
     failed_parked: Mutex<HashMap<String, Instant>>,
     /// Parked events that are being tried.
     tried_parked: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// The marks of new links whose release has begun, by account.
+    released_marks: Mutex<HashMap<Uuid, NewLinks>>,
     finished_hours: overview::FinishedHours,
     feed: changes::Feed,
     health: LastCheck,
@@ -149,6 +153,7 @@ impl Service {
             unreleased: Mutex::default(),
             failed_parked: Mutex::default(),
             tried_parked: Mutex::default(),
+            released_marks: Mutex::default(),
             finished_hours: Default::default(),
             feed: Default::default(),
             health: LastCheck::default(),

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::accounts::{Change, End};
 use super::error::{AttemptError, ServiceError};
 use super::{Recorded, Service};
+use crate::db::accounts::NewLinks;
 use crate::db::entitlements::Settings;
 use crate::db::parked::{self, After, Awaited, Parked};
 use crate::db::{Conn, accounts};
@@ -84,14 +85,15 @@ impl Service {
     /// [`Service::release`] that goes on after the answer if it takes long.
     pub(super) async fn release_before_answer(&self, releases: Vec<Awaited>) {
         let service = self.clone();
-        let job = self.parts().runtime.spawn(async move { service.release_all(releases).await });
+        let job = self.parts().runtime.spawn(async move { service.release_all(releases, false).await });
         // It goes on: only the answer does not wait for it.
         tokio::time::timeout(PATIENCE, job).await.ok();
     }
 
-    pub(super) async fn release_all(&self, releases: impl IntoIterator<Item = Awaited>) {
+    /// Applies what waits for `releases`. What cannot be applied now is left to the next sweep.
+    pub(super) async fn release_all(&self, releases: impl IntoIterator<Item = Awaited>, with_failed: bool) {
         for awaited in releases {
-            if let Err(error) = self.release(&awaited).await {
+            if let Err(error) = self.release(&awaited, with_failed).await {
                 log::warn!("cannot apply the events parked for {awaited:?}, the next sweep will: {}", error.chain());
                 self.release_later([awaited]);
             }
@@ -100,11 +102,13 @@ impl Service {
 
     /// Applies what is parked for an account: for each of its customers, and for the account by its name. Rows of its
     /// customers that stand elsewhere by their metadata alone are moved first.
-    pub(super) async fn release_account(&self, account_id: Uuid, with_failed: bool) -> Result<(), ServiceError> {
+    async fn release_account(&self, account_id: Uuid, with_failed: bool) -> Result<(), ServiceError> {
         let mut conn = self.connection().await?;
         let mark = accounts::new_links_of(&mut conn, account_id).await?;
         let customers = accounts::customers(&mut conn, account_id).await?;
         drop(conn);
+        // A link that was made with SQL may have mended what failed, as one over the API may.
+        let with_failed = mark.as_ref().is_some_and(|mark| self.is_first_release_of(mark)) || with_failed;
         // A row that cannot be moved holds up no event.
         let moved = self.change(Moving { account_id }).await;
         for customer in customers {
@@ -116,14 +120,21 @@ impl Service {
         if let Some(mark) = mark {
             let mut conn = self.connection().await?;
             accounts::unmark(&mut conn, &mark).await?;
+            self.inner.released_marks.lock().unwrap_or_else(PoisonError::into_inner).remove(&account_id);
         }
         Ok(())
     }
 
-    async fn release(&self, awaited: &Awaited) -> Result<(), ServiceError> {
+    /// Whether no release of this mark has begun yet. A release that fails leaves the mark, and the next one finds it again.
+    fn is_first_release_of(&self, mark: &NewLinks) -> bool {
+        let mut released = self.inner.released_marks.lock().unwrap_or_else(PoisonError::into_inner);
+        released.insert(mark.id, mark.clone()).as_ref() != Some(mark)
+    }
+
+    async fn release(&self, awaited: &Awaited, with_failed: bool) -> Result<(), ServiceError> {
         match awaited {
-            Awaited::Account(account_id) => Box::pin(self.release_account(*account_id, false)).await,
-            _ => self.apply_parked(awaited, false).await,
+            Awaited::Account(account_id) => Box::pin(self.release_account(*account_id, with_failed)).await,
+            _ => self.apply_parked(awaited, with_failed).await,
         }
     }
 
@@ -231,7 +242,7 @@ impl Service {
         let unreleased = std::mem::take(&mut *self.inner.unreleased.lock().unwrap_or_else(PoisonError::into_inner));
         if !unreleased.is_empty() {
             let found = self.with_parked(unreleased.into_iter().collect()).await;
-            self.release_all(found).await;
+            self.release_all(found, false).await;
         }
         let mut after = Uuid::nil();
         loop {
@@ -241,11 +252,13 @@ impl Service {
             let Some(last) = marked.last() else { break };
             after = last.id;
             // Beside each other: one whose events wait for Stripe holds up no other.
-            let releases = marked.iter().map(|mark| self.release_all([Awaited::Account(mark.id)]));
+            let releases = marked.iter().map(|mark| self.release_all([Awaited::Account(mark.id)], false));
             stream::iter(releases).for_each_concurrent(RELEASES_AT_ONCE, |release| release).await;
         }
         if Instant::now() >= *next_scan {
             self.scan().await?;
+            // Also those of links that another server has released.
+            self.inner.released_marks.lock().unwrap_or_else(PoisonError::into_inner).clear();
             *next_scan = Instant::now() + SCAN_EVERY;
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Nothing is dropped: what cannot be placed yet waits, and is applied by itself once it can be.
 
+use std::time::{Duration, Instant};
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -129,11 +131,34 @@ async fn what_names_an_account_is_applied_within_5_s_after_that_was_made_by_sql(
     let next = paid("evt_6", 101, invoice("in_0", "cus_1", "sub_1"));
     assert_eq!(app.deliver(next).await.status, 200);
     // The sweep finds the account.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while app.count("stripe_events WHERE outcome = 'parked'").await > 0 && std::time::Instant::now() < deadline {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    within_5_s(&app, "stripe_events WHERE outcome = 'parked'", 0).await;
     check_all_woken(&app, id).await;
+}
+
+/// Waits until `count` rows are there, at most for the time that the contract gives a sweep.
+async fn within_5_s(app: &TestApp, rows: &str, count: i64) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while app.count(rows).await != count && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(app.count(rows).await, count, "{rows}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_made_by_sql_tries_an_event_again_that_failed_just_before() {
+    let app = TestApp::start().await;
+    app.execute("ALTER TABLE subscriptions ADD CONSTRAINT few_seats CHECK (seat_limit < 5)").await;
+    park(&app, [created("evt_1", 100, subscription("sub_1", "cus_1", "active", 7))]).await;
+    let account = app.account().await;
+    let link = format!("UPDATE accounts SET stripe_customer_id = 'cus_1' WHERE id = '{account}'");
+    app.execute(&link).await;
+    within_5_s(&app, "event_failures WHERE event_id = 'evt_1'", 1).await;
+    within_5_s(&app, "accounts WHERE has_new_links", 0).await;
+    app.execute("ALTER TABLE subscriptions DROP CONSTRAINT few_seats").await;
+    app.execute("UPDATE accounts SET stripe_customer_id = NULL").await;
+    app.execute(&link).await;
+    within_5_s(&app, "stripe_events WHERE outcome = 'applied'", 1).await;
+    assert_eq!(app.count("event_failures").await, 1, "each link tried it once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
