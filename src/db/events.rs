@@ -66,14 +66,24 @@ pub async fn insert(conn: &Conn, rows: &[NewEvent<'_>]) -> QueryResult<usize> {
 /// Replaces the outcome `former` of an event that is applied again. The number of rows is 1, or the outcome is another.
 pub async fn replace_outcome(
     conn: &Conn,
-    id: &str,
+    event: &Event,
     former: &str,
     outcome: &str,
     account_id: Option<Uuid>,
 ) -> QueryResult<usize> {
-    let update = diesel::update(table::table.filter(table::id.eq(id).and(table::outcome.eq(former))))
-        .set((table::outcome.eq(outcome), table::account_id.eq(account_id)));
-    Cached(update).execute(&mut &*conn).await
+    let row = table::table.filter(table::id.eq(&event.id).and(table::outcome.eq(former)));
+    let outcome = (table::outcome.eq(outcome), table::account_id.eq(account_id));
+    if event.notification.is_none() {
+        return Cached(diesel::update(row).set(outcome)).execute(&mut &*conn).await;
+    }
+    // The object of a thin event may have been fetched since it was recorded.
+    let object = (
+        table::customer_id.eq(event.customer_id.as_deref()),
+        table::subscription_id.eq(event.subscription_id.as_deref()),
+        table::object_id.eq(event.indexed_object_id()),
+        table::payload.eq(RawJson(&event.payload).into_sql::<Jsonb>()),
+    );
+    Cached(diesel::update(row).set((outcome, object))).execute(&mut &*conn).await
 }
 
 /// Whether an event is recorded.

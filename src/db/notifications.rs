@@ -2,7 +2,7 @@
 
 use diesel::QueryResult;
 use diesel::prelude::*;
-use diesel::sql_types::{Nullable, Text};
+use diesel::sql_types::{Array, Text};
 use diesel_async::RunQueryDsl;
 
 use super::Conn;
@@ -19,21 +19,16 @@ struct EventId {
     id: String,
 }
 
-/// The event that is recorded for this notification: under the notification's own id, under its snapshot event's id, or
-/// for the notification.
-pub async fn recorded_event(
-    conn: &mut Conn,
-    notification_id: &str,
-    snapshot_event: Option<&str>,
-) -> QueryResult<Option<String>> {
+/// The event that is recorded for this notification: for the notification, or under one of `event_ids`.
+pub async fn recorded_event(conn: &mut Conn, notification_id: &str, event_ids: &[&str]) -> QueryResult<Option<String>> {
     let found: Option<EventId> = diesel::sql_query(
         "SELECT event_id AS id FROM event_notifications WHERE notification_id = $1
          UNION ALL
-         SELECT id FROM stripe_events WHERE id = ANY (ARRAY[$1, $2])
+         SELECT id FROM stripe_events WHERE id = ANY ($2)
          LIMIT 1",
     )
     .bind::<Text, _>(notification_id)
-    .bind::<Nullable<Text>, _>(snapshot_event)
+    .bind::<Array<Text>, _>(event_ids)
     .get_result(conn)
     .await
     .optional()?;

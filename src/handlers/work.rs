@@ -228,8 +228,8 @@ impl Tracked {
 }
 
 async fn replace_outcome(conn: &Conn, record: &Record, former: &str) -> Result<(), WriteError> {
-    let id = &record.submission.event.id;
-    match events::replace_outcome(conn, id, former, record.outcome, record.account_id).await {
+    let event = &record.submission.event;
+    match events::replace_outcome(conn, event, former, record.outcome, record.account_id).await {
         Ok(0) => Err(WriteError::AlreadyRecorded),
         Ok(_) => Ok(()),
         Err(error) => Err(WriteError::Database(error)),

@@ -92,7 +92,7 @@ impl Service {
     }
 
     /// The event with the payload in the form in which it is stored.
-    fn as_stored(&self, mut event: Event) -> Event {
+    pub(super) fn as_stored(&self, mut event: Event) -> Event {
         if self.parts().stored_payloads == StoredPayloads::Redacted {
             event.payload = redact(&event.payload);
         }

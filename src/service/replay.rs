@@ -2,6 +2,7 @@
 
 use super::{Recorded, Service, ServiceError};
 use crate::db::{events, failures, notifications};
+use crate::handlers::Outcome;
 use crate::stripe::signature::Verified;
 use crate::stripe::{Event, Kind};
 
@@ -30,11 +31,13 @@ impl Service {
             let failed = if recorded.is_none() { failures::payload(&mut conn, &id).await? } else { None };
             drop(conn);
             let recorded = match (recorded, failed) {
-                // One that was ignored because of its mode acts once the mode is set right.
+                // An event that was ignored because of its mode acts once the mode is set right.
                 (Some((outcome, payload)), _) => {
                     let event = stored(payload)?;
-                    let is_ignored = outcome == "ignored" && (event.kind != Kind::Other || event.lacks_object());
-                    if outcome == "parked" || is_ignored {
+                    let is_ignored = outcome == Outcome::Ignored.as_str();
+                    if is_ignored && event.lacks_object() {
+                        service.deliver_ignored_notification(event).await?
+                    } else if outcome == Outcome::Parked.as_str() || is_ignored && event.kind != Kind::Other {
                         service.apply_again(event, outcome).await?
                     } else {
                         Recorded::Duplicate

@@ -1,6 +1,7 @@
 //! Thin notifications: finds the event that a notification stands for, or fetches its object, and applies that. Stripe
 //! is called between transactions only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -9,6 +10,7 @@ use thiserror::Error;
 use super::error::AttemptError;
 use super::{Recorded, Service, ServiceError};
 use crate::db::notifications;
+use crate::handlers::{Outcome, Recording, Submission};
 use crate::stripe::api::{ApiError, Client, Fetched, Resource, Scope};
 use crate::stripe::thin::{Notification, Related, is_plain_id};
 use crate::stripe::{Event, InvalidPayload};
@@ -67,7 +69,7 @@ impl Service {
     pub async fn deliver(&self, event: Event) -> Result<Recorded, ServiceError> {
         let may_act = self.parts().policy.mode.allows(event.livemode);
         if may_act && event.is_handled_notification() {
-            self.deliver_notification(event).await
+            self.deliver_notification(event, None).await
         } else {
             self.apply(event).await
         }
@@ -76,18 +78,28 @@ impl Service {
     /// Applies an event that is stored as a failure of `id`. If `id` is not the event's own, it is a notification.
     pub(super) async fn deliver_stored(&self, id: &str, mut event: Event) -> Result<Recorded, ServiceError> {
         if event.lacks_object() {
-            return self.deliver_notification(event).await;
+            return self.deliver_notification(event, None).await;
         }
         if event.notification.is_some() || event.id != id {
             event.notification_id = Some(id.to_owned());
         }
-        self.apply_and_note(event).await
+        self.apply_and_note(event, Recording::First).await
     }
 
-    async fn deliver_notification(&self, event: Event) -> Result<Recorded, ServiceError> {
+    /// Applies a notification that was recorded as ignored. If it stands for an event of another id, its own row stays.
+    pub(super) async fn deliver_ignored_notification(&self, event: Event) -> Result<Recorded, ServiceError> {
+        if !self.parts().policy.mode.allows(event.livemode) {
+            return Ok(Recorded::Duplicate);
+        }
+        self.deliver_notification(event, Some(Outcome::Ignored)).await
+    }
+
+    /// `former`: the outcome with which the notification itself is recorded, if it is.
+    async fn deliver_notification(&self, event: Event, former: Option<Outcome>) -> Result<Recorded, ServiceError> {
+        let id = event.id.clone();
         let service = self.clone();
         let resolved = self.on_runtime(async move {
-            let resolved = service.resolve(&event).await;
+            let resolved = service.resolve(&event, former.is_some()).await;
             match resolved {
                 Ok(Resolved::Recorded(event_id)) => {
                     service.note(&event.id, &event_id).await?;
@@ -98,17 +110,21 @@ impl Service {
                 Err(error) => Err(service.record_failed(&event, error).await),
             }
         });
-        match resolved.await? {
-            Some(event) => self.apply_and_note(*event).await,
-            None => Ok(Recorded::Duplicate),
-        }
+        let Some(event) = resolved.await? else {
+            return Ok(Recorded::Duplicate);
+        };
+        let recording = match former {
+            Some(former) if event.id == id => Recording::Again(former.as_str().to_owned()),
+            _ => Recording::First,
+        };
+        self.apply_and_note(*event, recording).await
     }
 
     /// Applies an event, and notes its notification. Should the process end in between, the notification comes again
     /// and finds its event recorded.
-    async fn apply_and_note(&self, event: Event) -> Result<Recorded, ServiceError> {
+    async fn apply_and_note(&self, event: Event, recording: Recording) -> Result<Recorded, ServiceError> {
         let (id, notification_id) = (event.id.clone(), event.notification_id.clone());
-        let recorded = self.apply(event).await?;
+        let recorded = self.submit(Submission { event: Arc::new(self.as_stored(event)), recording }).await?;
         if let Some(notification_id) = notification_id {
             let service = self.clone();
             self.on_runtime(async move { service.note(&notification_id, &id).await }).await?;
@@ -123,29 +139,43 @@ impl Service {
     }
 
     /// Finds what a notification stands for: the snapshot event, or else the object as it is now.
-    async fn resolve(&self, event: &Event) -> Result<Resolved, AttemptError> {
+    /// `is_again`: the notification itself is recorded, which makes it no duplicate.
+    async fn resolve(&self, event: &Event, is_again: bool) -> Result<Resolved, AttemptError> {
         let named = event.notification.clone().unwrap_or_default();
-        if let Some(recorded) = self.recorded(event, &named).await? {
+        if let Some(recorded) = self.recorded(event, &named, is_again).await? {
             return Ok(Resolved::Recorded(recorded));
         }
         let stripe = self.parts().stripe.as_ref().ok_or(ThinError::NoKey)?;
-        let fetched = tokio::time::timeout(DEADLINE, self.fetch(stripe, event, named));
+        let fetched = tokio::time::timeout(DEADLINE, self.fetch(stripe, event, named, is_again));
         fetched.await.unwrap_or_else(|_| Err(ThinError::Deadline.into()))
     }
 
     /// The event that is recorded for a notification already.
-    async fn recorded(&self, event: &Event, named: &Notification) -> Result<Option<String>, AttemptError> {
+    async fn recorded(
+        &self,
+        event: &Event,
+        named: &Notification,
+        is_again: bool,
+    ) -> Result<Option<String>, AttemptError> {
         let mut conn = self.connection().await?;
-        Ok(notifications::recorded_event(&mut conn, &event.id, named.snapshot_event.as_deref()).await?)
+        let own_id = (!is_again).then_some(event.id.as_str());
+        let event_ids: Vec<_> = own_id.into_iter().chain(named.snapshot_event.as_deref()).collect();
+        Ok(notifications::recorded_event(&mut conn, &event.id, &event_ids).await?)
     }
 
-    async fn fetch(&self, stripe: &Client, event: &Event, named: Notification) -> Result<Resolved, AttemptError> {
+    async fn fetch(
+        &self,
+        stripe: &Client,
+        event: &Event,
+        named: Notification,
+        is_again: bool,
+    ) -> Result<Resolved, AttemptError> {
         let scope = event.scope();
         let mut named = named;
         if named.snapshot_event.is_none() {
             let found = thin_event(stripe, &event.id, &scope).await?;
             named = Notification { snapshot_event: found.snapshot_event, related: named.related.or(found.related) };
-            if let Some(recorded) = self.recorded(event, &named).await? {
+            if let Some(recorded) = self.recorded(event, &named, is_again).await? {
                 return Ok(Resolved::Recorded(recorded));
             }
         }

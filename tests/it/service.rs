@@ -350,7 +350,7 @@ async fn what_every_event_runs_is_prepared_once() {
         });
         subledger::db::facts::load(&conn, &references.collect::<Vec<_>>()).await.unwrap();
         subledger::db::subscriptions::lock(&conn, &vec!["sub_1"; many]).await.unwrap();
-        subledger::db::events::replace_outcome(&conn, "evt_1", "parked", "stale", None).await.unwrap();
+        subledger::db::events::replace_outcome(&conn, &events[0], "parked", "stale", None).await.unwrap();
         let query = "SELECT string_agg(name, ',' ORDER BY name) AS value FROM pg_prepared_statements
                      WHERE statement NOT LIKE '%string_agg%'";
         let row: Setting = diesel::sql_query(query).get_result(&mut conn).await.unwrap();

@@ -4,7 +4,9 @@ mod failures;
 mod load;
 mod orders;
 
+use reqwest::Method;
 use serde_json::{Value, json};
+use subledger::stripe::trust::Mode;
 
 use crate::support::events::{checkout, completed, invoice, subscription, thin, updated};
 use crate::support::{Event, Settings, StripeApi, TestApp, fixture};
@@ -252,4 +254,32 @@ async fn deliver_until_recorded(app: &TestApp, event: &Event) -> usize {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     panic!("never recorded: {event}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_of_the_other_mode_can_be_replayed_once_the_mode_is_right() {
+    for has_snapshot in [true, false] {
+        let (stripe, app) = start().await;
+        let live = TestApp::start_beside(&app, Settings { mode: Mode::Live, ..Settings::default() }).await;
+        let snapshot = updated("evt_1", 100, shown("active", 2));
+        stripe.has(if has_snapshot { &snapshot.0 } else { snapshot.object() });
+        let notification = thin("evt_test_1", UPDATED, 100, snapshot.object(), has_snapshot.then_some("evt_1"));
+        assert_eq!(live.deliver(&notification).await.outcome(), "ignored");
+        let path = "/events/evt_test_1/replay";
+        assert_eq!(live.admin(Method::POST, path, None).await.body, json!({"applied": false, "outcome": "duplicate"}));
+        assert_eq!(app.count("subscriptions").await, 0);
+        assert_eq!(stripe.asked().len(), 0);
+
+        let replayed = app.admin(Method::POST, path, None).await;
+        assert_eq!(replayed.body, json!({"applied": true, "outcome": "applied"}), "{has_snapshot}");
+        let id = if has_snapshot { "evt_1" } else { "evt_test_1" };
+        assert_eq!(app.subscription("sub_1").await["last_event_id"], id);
+        let row = app.event_row(id).await;
+        assert_eq!((&row["outcome"], &row["subscription_id"]), (&json!("applied"), &json!("sub_1")));
+        assert_eq!((&row["customer_id"], &row["notification_id"]), (&json!("cus_1"), &json!("evt_test_1")));
+        assert_eq!(row["payload"]["data"]["object"]["id"], "sub_1", "a replay needs no key");
+        assert_eq!(notifications(&app).await, [json!({"notification_id": "evt_test_1", "event_id": id})]);
+        assert_eq!(app.admin(Method::POST, path, None).await.body["outcome"], "duplicate");
+        assert_eq!(app.deliver(&notification).await.outcome(), "duplicate");
+    }
 }
