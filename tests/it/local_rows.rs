@@ -57,7 +57,7 @@ async fn an_ended_old_subscription_leaves_the_local_row_and_the_entitlement_alon
             }
             "sql" => {
                 app.execute("UPDATE accounts SET stripe_customer_id = 'cus_1'").await;
-                crate::trust::wait_until(&app, "stripe_events WHERE outcome = 'parked'", 0).await;
+                app.wait_until_none_is_parked().await;
             }
             _ => {}
         }

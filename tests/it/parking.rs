@@ -1,13 +1,11 @@
 //! Nothing is dropped: what cannot be placed yet waits, and is applied by itself once it can be.
 
-use std::time::{Duration, Instant};
-
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::events::{checkout, completed, created, deleted, invoice, paid, subscription, updated};
-use crate::support::{Answer, Event, Settings, StripeApi, TestApp};
+use crate::support::{Answer, Event, SWEPT, Settings, StripeApi, TestApp};
 
 /// What waits of customer 1: two subscriptions, one with a later change and an invoice, delivered newest first.
 fn waiting() -> [Event; 4] {
@@ -131,17 +129,8 @@ async fn what_names_an_account_is_applied_within_5_s_after_that_was_made_by_sql(
     let next = paid("evt_6", 101, invoice("in_0", "cus_1", "sub_1"));
     assert_eq!(app.deliver(next).await.status, 200);
     // The sweep finds the account.
-    within_5_s(&app, "stripe_events WHERE outcome = 'parked'", 0).await;
+    app.wait_for_count("stripe_events WHERE outcome = 'parked'", 0, SWEPT).await;
     check_all_woken(&app, id).await;
-}
-
-/// Waits until `count` rows are there, at most for the time that the contract gives a sweep.
-async fn within_5_s(app: &TestApp, rows: &str, count: i64) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while app.count(rows).await != count && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(app.count(rows).await, count, "{rows}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,12 +141,12 @@ async fn a_link_made_by_sql_tries_an_event_again_that_failed_just_before() {
     let account = app.account().await;
     let link = format!("UPDATE accounts SET stripe_customer_id = 'cus_1' WHERE id = '{account}'");
     app.execute(&link).await;
-    within_5_s(&app, "event_failures WHERE event_id = 'evt_1'", 1).await;
-    within_5_s(&app, "accounts WHERE has_new_links", 0).await;
+    app.wait_for_count("event_failures WHERE event_id = 'evt_1'", 1, SWEPT).await;
+    app.wait_for_count("accounts WHERE has_new_links", 0, SWEPT).await;
     app.execute("ALTER TABLE subscriptions DROP CONSTRAINT few_seats").await;
     app.execute("UPDATE accounts SET stripe_customer_id = NULL").await;
     app.execute(&link).await;
-    within_5_s(&app, "stripe_events WHERE outcome = 'applied'", 1).await;
+    app.wait_for_count("stripe_events WHERE outcome = 'applied'", 1, SWEPT).await;
     assert_eq!(app.count("event_failures").await, 1, "each link tried it once");
 }
 

@@ -1,8 +1,6 @@
 //! Whose events act: those of the configured mode, and what the owner of a connected account may not say. And where a
 //! subscription goes that only its own metadata had placed.
 
-use std::time::{Duration, Instant};
-
 use reqwest::Method;
 use serde_json::{Value, json};
 use subledger::stripe::trust::{ConnectTrust, Mode};
@@ -10,16 +8,7 @@ use uuid::Uuid;
 
 use crate::support::app::ADMIN_TOKEN;
 use crate::support::events::{checkout, completed, created, subscription, updated};
-use crate::support::{Event, Settings, StripeApi, TestApp};
-
-/// Waits until so many rows are there, as long as the sweep may take.
-pub async fn wait_until(app: &TestApp, from: &str, rows: i64) {
-    let started = Instant::now();
-    while app.count(from).await != rows {
-        assert!(started.elapsed() < Duration::from_secs(5), "not {rows} rows of {from} within 5 s");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
+use crate::support::{Event, SWEPT, Settings, StripeApi, TestApp};
 
 /// How many events were refused for this reason.
 async fn refused(app: &TestApp, reason: &str) -> String {
@@ -190,7 +179,7 @@ async fn what_metadata_alone_has_placed_moves_when_the_customer_is_linked() {
                 app.deliver(&event).await;
             }
             let moved = format!("subscriptions WHERE stripe_subscription_id = 'sub_1' AND account_id = '{right}'");
-            wait_until(&app, &moved, 1).await;
+            app.wait_for_count(&moved, 1, SWEPT).await;
             // From now on it is its customer's: what its metadata says later makes no difference.
             app.deliver(named("evt_3", 200, wrong)).await;
             let row = app.subscription("sub_1").await;
@@ -253,7 +242,7 @@ async fn a_customer_account_is_taken_beside_or_instead_of_a_customer() {
     assert_eq!(app.deliver(of_customer_account("evt_6", Some("cus_6"), "acct_5")).await.outcome(), "parked");
     let answer = app.create_account(json!({"name": "x", "stripe_customer_id": "acct_5"})).await;
     assert_eq!(answer.status, 201, "{answer:?}");
-    wait_until(&app, "stripe_events WHERE outcome = 'parked'", 0).await;
+    app.wait_for_count("stripe_events WHERE outcome = 'parked'", 0, SWEPT).await;
     let rows: Vec<Value> = app
         .json(
             "SELECT to_jsonb(s) FROM subscriptions s WHERE account_id = $1",

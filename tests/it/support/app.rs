@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::{StreamExt, stream};
@@ -29,6 +29,9 @@ use super::{Event, StripeApi};
 
 pub const WEBHOOK_SECRET: &str = "whsec_test";
 pub const ADMIN_TOKEN: &str = "admin-token";
+
+/// Within this time a sweep applies what was linked with SQL (contract, "Parking").
+pub const SWEPT: Duration = Duration::from_secs(5);
 
 /// What a test wants otherwise than usual.
 pub struct Settings {
@@ -229,6 +232,20 @@ impl TestApp {
 
     pub async fn count(&self, from: &str) -> i64 {
         self.one(&format!("SELECT count(*) FROM {from}")).await.get(0)
+    }
+
+    /// Waits until so many rows are there.
+    pub async fn wait_for_count(&self, from: &str, rows: i64, within: Duration) {
+        let started = Instant::now();
+        while self.count(from).await != rows {
+            assert!(started.elapsed() < within, "not {rows} rows of {from} within {within:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until no event is parked: on a busy machine, answers do not wait for all the events that they release.
+    pub async fn wait_until_none_is_parked(&self) {
+        self.wait_for_count("stripe_events WHERE outcome = 'parked'", 0, Duration::from_secs(30)).await;
     }
 
     pub async fn one(&self, query: &str) -> Row {

@@ -20,7 +20,7 @@ pub mod stripe;
 pub mod stripe_endpoints;
 pub mod world;
 
-pub use app::{Answer, Settings, TestApp};
+pub use app::{Answer, SWEPT, Settings, TestApp};
 pub use browser::Browser;
 pub use document::Document;
 pub use events::{Event, fixture, fixture_json};
