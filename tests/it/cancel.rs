@@ -118,7 +118,7 @@ async fn a_client_that_goes_away_does_not_take_those_with_it_that_go_together_wi
     app.account_of("cus_1").await;
     app.deliver(updated("evt_0", 100, "sub_1", "cus_1", 0)).await;
     app.execute(
-        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2); RETURN NEW; END $$;
          CREATE TRIGGER dawdles BEFORE UPDATE ON subscriptions
          FOR EACH ROW WHEN (NEW.seat_limit IN (1, 4)) EXECUTE FUNCTION dawdle()",
     )
@@ -126,13 +126,13 @@ async fn a_client_that_goes_away_does_not_take_those_with_it_that_go_together_wi
     let event = |n: i64| updated(&format!("evt_{n}"), 100 + n, "sub_1", "cus_1", n);
     // While this one is applied the others are queued, and go together afterwards.
     let first = send_and_hold(&app, &event(1)).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
     let leaver = send_and_hold(&app, &event(2)).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     let (third, fourth) = (event(3), event(4));
     let followers = join_all([&third, &fourth].map(|event| app.deliver(event)));
     let leave = async {
-        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        tokio::time::sleep(Duration::from_millis(2_300)).await;
         drop(leaver);
     };
     let (answers, ()) = tokio::join!(followers, leave);

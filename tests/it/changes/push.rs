@@ -66,6 +66,14 @@ async fn a_failing_account_is_retried_in_order_and_holds_up_no_other() {
     let good_ids = write_many(&app, good, Uuid::new_v4(), 20).await;
     assert_eq!(ids_of(&receiver.wait_for(20).await, good), good_ids);
     assert_eq!(ids_of(&receiver.refused(), bad).first(), bad_ids.first());
+    // The state is written after the receiver's answer.
+    app.wait_for_count("change_push_accounts WHERE attempts > 0", 1, Duration::from_secs(10)).await;
+    for _ in 0..100 {
+        if pending(&app).await == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert_eq!(pending(&app).await, 3);
     let state = app.one("SELECT last_error, attempts FROM change_push_accounts WHERE attempts > 0").await;
     assert!(state.get::<_, String>(0).contains("500"), "{state:?}");
