@@ -15,7 +15,7 @@ fn read(file: &str) -> String {
 }
 
 /// The SQL examples of a document.
-fn sql_blocks(document: &str) -> Vec<String> {
+pub fn sql_blocks(document: &str) -> Vec<String> {
     document.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 

@@ -13,7 +13,7 @@ use crate::support::simulation::{acknowledged, serve, simulate};
 /// A primary that waits with every commit for its standby, and the URL that finds whichever takes writes.
 async fn pair() -> (Cluster, Cluster, String) {
     let primary = Cluster::start().await;
-    let standby = primary.standby();
+    let standby = primary.standby().await;
     primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
     primary.execute("SELECT pg_reload_conf()").await;
     let sql = primary.client("postgres").await;

@@ -12,13 +12,13 @@ use crate::support::job::{self, Ran};
 use crate::support::{Event, Settings, TestApp};
 
 /// A role that exists for one test, with a name that has to be quoted.
-struct Role {
-    name: String,
+pub struct Role {
+    pub name: String,
     url: String,
 }
 
 impl Role {
-    async fn create(app: &TestApp, suffix: &str) -> Self {
+    pub async fn create(app: &TestApp, suffix: &str) -> Self {
         let name = format!("{} {suffix}\"'; --", app.database.name());
         let role = identifier(&name);
         app.execute(&format!("DROP ROLE IF EXISTS {role}")).await;
@@ -29,17 +29,17 @@ impl Role {
         Self { url: format!("postgres://{user}@{server}"), name }
     }
 
-    async fn client(&self) -> Client {
+    pub async fn client(&self) -> Client {
         connect(&self.url).await
     }
 
-    async fn drop(self, app: &TestApp) {
+    pub async fn drop(self, app: &TestApp) {
         let role = identifier(&self.name);
         app.execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
     }
 }
 
-async fn grants(app: &TestApp, args: &[&str]) -> Ran {
+pub async fn grants(app: &TestApp, args: &[&str]) -> Ran {
     job::run(app, None, &[&["grants"], args].concat()).await
 }
 

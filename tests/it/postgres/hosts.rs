@@ -17,7 +17,7 @@ async fn connect(url: &str) -> Result<(), String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_that_takes_writes_is_found_past_dead_silent_and_read_only_ones() {
     let primary = Cluster::start().await;
-    let standby = primary.standby();
+    let standby = primary.standby().await;
     // A machine that is frozen: its kernel takes the connection, and nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = silent.local_addr().unwrap();

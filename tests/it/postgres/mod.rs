@@ -5,6 +5,7 @@ mod grants;
 mod hosts;
 mod migrating;
 mod pgbouncer;
+mod reading;
 mod refusals;
 mod schemas;
 mod tls;

@@ -74,13 +74,41 @@ impl Cluster {
         cluster
     }
 
-    /// A standby that follows this server from now on.
-    pub fn standby(&self) -> Self {
+    /// A standby that follows this server from now on. It begins as a copy of the files, made as `pg_basebackup` makes
+    /// it: not every distribution of the server has that program.
+    pub async fn standby(&self) -> Self {
         let files = Files::new(&self.files.settings);
-        let mut copy = files.program("pg_basebackup");
-        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username", USER]);
-        run(copy.arg("--host").arg(self.files.sockets.path()).args(["--port", &self.port.to_string()]));
+        // The backup is the session's, and ends with it.
+        let sql = self.client("postgres").await;
+        let version = sql.query_one("SELECT current_setting('server_version_num')::int", &[]).await.unwrap();
+        let [start, stop] = match version.get::<_, i32>(0) {
+            ..150_000 => ["pg_start_backup('standby', true, false)", "labelfile FROM pg_stop_backup(false)"],
+            _ => ["pg_backup_start('standby', true)", "labelfile FROM pg_backup_stop()"],
+        };
+        sql.query_one(&format!("SELECT {start}"), &[]).await.unwrap();
+        self.copy_files(&files);
+        let label: String = sql.query_one(&format!("SELECT {stop}"), &[]).await.unwrap().get(0);
+        let (sockets, port) = (self.sockets().display(), self.port);
+        let primary = format!("primary_conninfo = 'host={sockets} port={port} user={USER}'\n");
+        for (name, content) in
+            [("backup_label", label), ("standby.signal", String::new()), ("postgresql.auto.conf", primary)]
+        {
+            let file = files.folder.path().join("data").join(name);
+            fs::write(&file, content).unwrap();
+            give_to_the_server(&file);
+        }
         Self::launch(files)
+    }
+
+    /// Copies the data directory. Files may vanish meanwhile.
+    fn copy_files(&self, to: &Files) {
+        let data = to.folder.path().join("data");
+        let mut copy = Command::new("cp");
+        copy.args(["-pR", "."]).arg(&data).current_dir(self.files.folder.path().join("data"));
+        copy.stderr(Stdio::null()).status().unwrap();
+        for running in ["postmaster.pid", "postmaster.opts"] {
+            fs::remove_file(data.join(running)).unwrap();
+        }
     }
 
     fn launch(files: Files) -> Self {
