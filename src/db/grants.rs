@@ -171,12 +171,13 @@ fn for_server(schema: &SchemaName, objects: &[Object], role: &str) -> Vec<String
     statements
 }
 
-/// Takes everything from the role but the use of the schema.
+/// Takes everything from the role but the use of the schema. Up to PostgreSQL 14 everybody may create in `public`: that
+/// right ends as well, as it does by default in newer databases.
 fn from_nothing(schema: &SchemaName, objects: &[Object], role: &str) -> Vec<String> {
     let every: Vec<_> = objects.iter().map(|object| schema.qualify(&object.name)).collect();
     vec![
         format!("REVOKE ALL ON {} FROM {role}", every.join(", ")),
-        format!("REVOKE CREATE ON SCHEMA {schema} FROM {role}"),
+        format!("REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, {role}"),
         format!("GRANT USAGE ON SCHEMA {schema} TO {role}"),
     ]
 }
