@@ -2,7 +2,7 @@
 
 use diesel::QueryResult;
 use diesel::prelude::QueryableByName;
-use diesel::sql_types::{Array, BigInt, Bool, Text};
+use diesel::sql_types::{Array, BigInt, Text};
 use diesel_async::RunQueryDsl;
 
 use super::Conn;
@@ -39,12 +39,6 @@ struct Id {
 struct RowId {
     #[diesel(sql_type = BigInt)]
     id: i64,
-}
-
-#[derive(QueryableByName)]
-struct Exists {
-    #[diesel(sql_type = Bool)]
-    exists: bool,
 }
 
 /// The customer's subscriptions, by Stripe's ids: those that have a row, and those that only events name.
@@ -132,25 +126,8 @@ pub async fn set_failure_payloads(conn: &mut Conn, ids: &[i64], payloads: &[Stri
     .await
 }
 
-/// Removes the links to invoice pages from the subscriptions' rows; returns how many rows had one.
-pub async fn clear_invoice_urls(conn: &mut Conn, subscription_ids: &[String]) -> QueryResult<usize> {
-    if !has_column(conn, "subscriptions", "latest_invoice_url").await? {
-        return Ok(0);
-    }
-    diesel::sql_query(
-        "UPDATE subscriptions SET latest_invoice_url = NULL, updated_at = now()
-         WHERE stripe_subscription_id = ANY ($1) AND latest_invoice_url IS NOT NULL",
-    )
-    .bind::<Array<Text>, _>(subscription_ids)
-    .execute(conn)
-    .await
-}
-
 /// Removes the links to invoice pages from the subscriptions' recorded changes; returns how many changes had one.
 pub async fn clear_invoice_urls_of_changes(conn: &mut Conn, subscription_ids: &[String]) -> QueryResult<usize> {
-    if !has_column(conn, "subscription_changes", "after").await? {
-        return Ok(0);
-    }
     // `||` of SQL's null is null: a first row's `before` stays absent.
     diesel::sql_query(
         "UPDATE subscription_changes
@@ -161,15 +138,4 @@ pub async fn clear_invoice_urls_of_changes(conn: &mut Conn, subscription_ids: &[
     .bind::<Array<Text>, _>(subscription_ids)
     .execute(conn)
     .await
-}
-
-async fn has_column(conn: &mut Conn, table: &str, column: &str) -> QueryResult<bool> {
-    let found: Exists = diesel::sql_query(
-        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2) AS exists",
-    )
-    .bind::<Text, _>(table)
-    .bind::<Text, _>(column)
-    .get_result(conn)
-    .await?;
-    Ok(found.exists)
 }

@@ -1,10 +1,12 @@
 //! Erasing: removes a customer's personal data from everything that is stored, in one transaction.
 
 use diesel::QueryResult;
+use diesel::result::Error as DieselError;
 use diesel_async::AsyncConnection;
 
 use super::{Service, ServiceError};
-use crate::db::{Conn, erase};
+use crate::db::{Conn, erase, subscriptions};
+use crate::handlers::{Work, WriteError};
 use crate::stripe::redact;
 
 /// Payloads that are in memory at once.
@@ -41,12 +43,34 @@ impl Service {
 
 async fn erase_all(conn: &mut Conn, customer_id: &str) -> QueryResult<Erased> {
     let subscriptions = erase::subscription_ids(conn, customer_id).await?;
+    // First, because this locks the rows: no event of theirs commits until the end of this transaction.
+    let rows = erase_invoice_urls(conn, &subscriptions).await?;
+    // Among these changes are those just written, whose `before` still has the link.
+    let changes = erase::clear_invoice_urls_of_changes(conn, &subscriptions).await?.saturating_sub(rows);
     Ok(Erased {
         events: erase_events(conn, customer_id, &subscriptions).await?,
         failures: erase_failures(conn, customer_id, &subscriptions).await?,
-        subscriptions: erase::clear_invoice_urls(conn, &subscriptions).await?,
-        changes: erase::clear_invoice_urls_of_changes(conn, &subscriptions).await?,
+        subscriptions: rows,
+        changes,
     })
+}
+
+/// Removes the links to invoice pages from the subscriptions' rows and announces that; returns how many rows had one.
+async fn erase_invoice_urls(conn: &mut Conn, subscriptions: &[String]) -> QueryResult<usize> {
+    let ids: Vec<_> = subscriptions.iter().map(String::as_str).collect();
+    let mut work = Work::default();
+    let mut count = 0;
+    for mut row in subscriptions::lock(conn, &ids).await? {
+        work.adopt(row.clone());
+        count += usize::from(row.latest_invoice.latest_invoice_url.take().is_some());
+        work.put(row, None);
+    }
+    match work.write(conn).await {
+        Ok(()) => Ok(count),
+        Err(WriteError::Database(error)) => Err(error),
+        // No event is recorded here.
+        Err(WriteError::AlreadyRecorded) => Err(DieselError::RollbackTransaction),
+    }
 }
 
 async fn erase_events(conn: &mut Conn, customer_id: &str, subscriptions: &[String]) -> QueryResult<usize> {

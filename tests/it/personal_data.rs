@@ -100,13 +100,8 @@ async fn ties_come_to_the_same_from_redacted_payloads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_is_erased_from_everything_and_nobody_else_is() {
     let app = TestApp::start().await;
-    app.execute(
-        "ALTER TABLE subscriptions ADD COLUMN IF NOT EXISTS latest_invoice_url text;
-         CREATE TABLE IF NOT EXISTS subscription_changes (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-             subscription_id uuid, account_id uuid, stripe_subscription_id text, kinds text[], before jsonb, after jsonb);",
-    )
-    .await;
     app.account_of("cus_1").await;
+    app.account_of("cus_2").await;
     app.deliver(updated("evt_1", 100, expanded("sub_1", 1))).await;
     let customer = json!({"id": "cus_1", "object": "customer", "name": "Jo Doe", "email": "jo@example.com"});
     app.deliver(Event::new("evt_2", "customer.updated", 101, customer)).await;
@@ -117,22 +112,25 @@ async fn a_customer_is_erased_from_everything_and_nobody_else_is() {
     app.deliver(Event::new("evt_4", "customer.updated", 103, other)).await;
     app.execute("ALTER TABLE subscriptions ADD CONSTRAINT few_seats CHECK (seat_limit < 9)").await;
     assert_eq!(app.deliver(updated("evt_5", 104, expanded("sub_1", 9))).await.status, 500);
-    app.execute(
-        "UPDATE subscriptions SET latest_invoice_url = 'https://invoice.example/1';
-         DELETE FROM subscription_changes;
-         INSERT INTO subscription_changes (subscription_id, account_id, stripe_subscription_id, kinds, before, after)
-         SELECT id, account_id, 'sub_1', '{invoice_changed}', NULL,
-                '{\"status\": \"active\", \"latest_invoice_url\": \"https://invoice.example/1\"}' FROM subscriptions;",
-    )
-    .await;
+    let url = |id: &str| format!("https://invoice.example/{id}");
+    let mut others = subscription("sub_2", "cus_2", "active", 1);
+    others["latest_invoice"] = json!("in_2");
+    app.deliver(updated("evt_6", 105, others)).await;
+    let invoice = json!({"id": "in_2", "object": "invoice", "customer": "cus_2", "subscription": "sub_2",
+        "hosted_invoice_url": url("2")});
+    app.deliver(Event::new("evt_7", "invoice.paid", 106, invoice)).await;
+    let others = app.subscription("sub_2").await;
+    assert_eq!(others["latest_invoice_url"], url("2"));
+    let last_change = app.one("SELECT max(id) FROM subscription_changes").await.get::<_, i64>(0);
     let row = app.subscription("sub_1").await;
+    assert_eq!(row["latest_invoice_url"], url("1"));
 
     let ran = job::run(&app, None, &["erase", "--customer", "cus_1"]).await;
     ran.ends_with(0);
     assert!(ran.out.contains("3 events, 1 failed attempts, 1 subscriptions, 1 changes"), "{}", ran.out);
-    let others = app.event_row("evt_4").await;
-    assert!(others["payload"].to_string().contains("Jo Doe"));
-    app.execute("DELETE FROM stripe_events WHERE id = 'evt_4'").await;
+    assert!(app.event_row("evt_4").await["payload"].to_string().contains("Jo Doe"));
+    assert!(app.event_row("evt_7").await["payload"].to_string().contains(&url("2")));
+    app.execute("DELETE FROM stripe_events WHERE customer_id = 'cus_2'").await;
     let left = stored(&app).await;
     is_clean(&left);
     assert!(!left.contains("invoice.example"), "{left}");
@@ -141,8 +139,25 @@ async fn a_customer_is_erased_from_everything_and_nobody_else_is() {
     expected["latest_invoice_url"] = Value::Null;
     expected["updated_at"] = now["updated_at"].clone();
     assert_eq!(now, expected);
-    let change = app.json("SELECT jsonb_build_array(before, after) FROM subscription_changes", &[]).await;
-    assert_eq!(change, [json!([null, {"status": "active", "latest_invoice_url": null}])]);
+    assert_eq!(app.subscription("sub_2").await, others);
+
+    // It is announced as any change of a row is, and neither it nor an earlier change shows the page.
+    let announced = app.get(&format!("/api/v1/changes?after={last_change}&wait=20")).await.body;
+    let [change] = announced["data"].as_array().unwrap().as_slice() else { panic!("{announced}") };
+    assert_eq!(
+        (&change["stripe_subscription_id"], &change["event_id"], &change["kinds"]),
+        (&json!("sub_1"), &Value::Null, &json!(["invoice_changed"]))
+    );
+    let shown = "SELECT jsonb_agg(to_jsonb(change)) FROM subscription_changes change WHERE stripe_subscription_id = $1";
+    let of_one = app.json(shown, &[&"sub_1"]).await.remove(0);
+    assert_eq!(of_one.as_array().unwrap().len(), 3, "{of_one}");
+    assert!(!of_one.to_string().contains("invoice.example"), "{of_one}");
+    assert_eq!(of_one[2]["after"]["latest_invoice_id"], "in_1");
+    assert!(app.json(shown, &[&"sub_2"]).await[0].to_string().contains(&url("2")));
+    let again = job::run(&app, None, &["erase", "--customer", "cus_1"]).await;
+    assert!(again.out.contains("0 subscriptions, 0 changes"), "{}", again.out);
+    assert_eq!(app.count("subscription_changes WHERE stripe_subscription_id = 'sub_1'").await, 3, "nothing changed");
+
     // What it is kept for: a second delivery is a duplicate, and the failed one can be replayed.
     assert_eq!(app.deliver(updated("evt_1", 100, expanded("sub_1", 1))).await.outcome(), "duplicate");
     app.execute("ALTER TABLE subscriptions DROP CONSTRAINT few_seats").await;
