@@ -26,6 +26,7 @@ pub mod overview;
 pub mod parked;
 pub mod pool;
 pub mod raw_json;
+pub mod reconcile_accounts;
 pub mod reconcile_state;
 #[allow(missing_docs, reason = "generated")]
 pub mod schema;

@@ -105,6 +105,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    reconcile_accounts (connect_account) {
+        connect_account -> Text,
+        read_until -> Nullable<Timestamptz>,
+        attempted_at -> Timestamptz,
+        error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     reconcile_state (is_only) {
         is_only -> Bool,
         holder -> Nullable<Uuid>,
@@ -203,6 +212,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     entitlement_settings,
     event_failures,
     event_notifications,
+    reconcile_accounts,
     reconcile_state,
     stripe_events,
     subscriptions,

@@ -15,9 +15,10 @@ use super::reconcile::{Scope, Window};
 use super::{Comparison, READ_LIMIT, Recorded, Service, ServiceError};
 use crate::db::Conn;
 use crate::db::overdue::{self, Overdue};
+use crate::db::reconcile_accounts::{self, ReconcileAccount};
 use crate::db::reconcile_state::{self, PassFigures};
 use crate::stripe::Event;
-use crate::stripe::api::Client;
+use crate::stripe::api::{ApiError, Client, EndpointError};
 
 /// When the first pass begins, at the latest.
 const FIRST_PASS: Duration = Duration::from_secs(60);
@@ -43,14 +44,46 @@ const YOUNGEST: TimeDelta = TimeDelta::minutes(1);
 /// The list is read in windows of this length, oldest first. The cursor moves after each.
 const SLICE: TimeDelta = TimeDelta::hours(24);
 
-/// Events read in one pass, after which the rest is left to the next pass.
+/// Events read in one pass, after which the rest is left to the next pass. The connected accounts together may have as
+/// many as the key's own account.
 const MOST_READ: usize = 50_000;
 
-/// Subscriptions compared with Stripe's in one pass; each is a call.
+/// Subscriptions compared with Stripe's in one pass, of the key's own account and again of the connected ones; each is a
+/// call.
 const MOST_COMPARED: usize = 500;
+
+/// Connected accounts whose events are read in one pass; each is a call at least.
+const MOST_CONNECTED: i64 = 100;
 
 /// Overdue subscriptions read in one pass; each is a call.
 const MOST_OVERDUE: i64 = 200;
+
+/// What may still be read in a pass.
+struct Budget {
+    to_read: usize,
+    to_compare: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { to_read: MOST_READ, to_compare: MOST_COMPARED }
+    }
+}
+
+impl Budget {
+    fn is_spent(&self) -> bool {
+        self.to_read == 0
+    }
+}
+
+/// Whether Stripe refused a request that it will refuse again, for example because a connected account has left.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let mut statuses = error.chain().filter_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(EndpointError::Refused { status, .. }), _) | (_, Some(ApiError::Status { status, .. })) => Some(*status),
+        _ => None,
+    });
+    statuses.any(|status| status.is_client_error() && status.as_u16() != 429)
+}
 
 /// Reconciles until it is told to stop.
 #[derive(Debug)]
@@ -129,25 +162,89 @@ impl Reconciler {
     }
 
     async fn pass(&self, stripe: &Client, read_until: Option<DateTime<Utc>>, figures: &mut PassFigures) -> Result<()> {
-        let end = Utc::now() - YOUNGEST;
-        let from = read_until.map_or(end - FIRST_WINDOW, |cursor| (cursor - OVERLAP).max(end - STRIPES_MEMORY));
-        let mut compared = MOST_COMPARED;
-        for (since, until) in slices(from, end) {
-            let scope = Scope { since: Some(since), until: Some(until), connect_account: None };
-            let window = Window::read(&self.service, stripe, scope, |_| {}).await?;
-            self.apply(&window, figures).await?;
-            compared -= self.compare(stripe, &window, compared, figures).await?;
-            let holder = self.holder;
-            patiently(|| {
-                self.with(move |conn| async move { reconcile_state::advance(conn, holder, until).await }.boxed())
-            })
-            .await?;
-            if usize::try_from(figures.read).unwrap_or(usize::MAX) >= MOST_READ {
-                log::info!("reconciled with Stripe up to {until}; the next pass goes on from there");
+        self.read_events(stripe, None, read_until, &mut Budget::default(), figures).await?;
+        self.read_connected(stripe, figures).await?;
+        self.read_overdue(stripe).await
+    }
+
+    /// Reads the event lists of connected accounts. An account that Stripe refuses to show, such as one that has left,
+    /// does not keep the others from being read.
+    async fn read_connected(&self, stripe: &Client, figures: &mut PassFigures) -> Result<()> {
+        let next = || self.with(|conn| async move { reconcile_accounts::next(conn, MOST_CONNECTED).await }.boxed());
+        let mut budget = Budget::default();
+        for account in patiently(next).await? {
+            if budget.is_spent() {
                 break;
             }
+            let id = account.connect_account.as_str();
+            match self.read_events(stripe, Some(id), account.read_until, &mut budget, figures).await {
+                Err(error) if is_refused(&error) => self.note_refusal(&account, &error).await?,
+                result => result?,
+            }
         }
-        self.read_overdue(stripe).await
+        Ok(())
+    }
+
+    async fn note_refusal(&self, account: &ReconcileAccount, error: &anyhow::Error) -> Result<()> {
+        let (id, reason) = (&account.connect_account, format!("{error:#}"));
+        // An account that has left is refused in each pass: log that once.
+        if account.error.as_ref() != Some(&reason) {
+            log::warn!("cannot reconcile connected account {id}: {reason}");
+        }
+        patiently(|| {
+            let (id, reason) = (id.clone(), reason.clone());
+            self.with(move |conn| {
+                async move { reconcile_accounts::record(conn, &id, None, Some(&reason)).await }.boxed()
+            })
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Reads the events of the key's own account or of a connected one, from an hour before `read_until` on.
+    async fn read_events(
+        &self,
+        stripe: &Client,
+        connect_account: Option<&str>,
+        read_until: Option<DateTime<Utc>>,
+        budget: &mut Budget,
+        figures: &mut PassFigures,
+    ) -> Result<()> {
+        let end = Utc::now() - YOUNGEST;
+        let from = read_until.map_or(end - FIRST_WINDOW, |cursor| (cursor - OVERLAP).max(end - STRIPES_MEMORY));
+        for (since, until) in slices(from, end) {
+            if budget.is_spent() {
+                log::info!("reconciled with Stripe up to {since}; the next pass goes on from there");
+                break;
+            }
+            let scope = Scope { since: Some(since), until: Some(until), connect_account };
+            let window = Window::read(&self.service, stripe, scope, |_| {}).await?;
+            self.apply(&window, figures).await?;
+            let compared = self.compare(stripe, &window, connect_account, budget.to_compare, figures).await?;
+            budget.to_compare -= compared;
+            budget.to_read = budget.to_read.saturating_sub(window.count);
+            self.advance(connect_account, until).await?;
+        }
+        Ok(())
+    }
+
+    /// Records that all events before `until` have been read.
+    async fn advance(&self, connect_account: Option<&str>, until: DateTime<Utc>) -> Result<()> {
+        let holder = self.holder;
+        patiently(|| {
+            let account = connect_account.map(str::to_owned);
+            self.with(move |conn| {
+                async move {
+                    match account {
+                        None => reconcile_state::advance(conn, holder, until).await,
+                        Some(account) => reconcile_accounts::record(conn, &account, Some(until), None).await,
+                    }
+                }
+                .boxed()
+            })
+        })
+        .await?;
+        Ok(())
     }
 
     async fn apply(&self, window: &Window, figures: &mut PassFigures) -> Result<()> {
@@ -174,7 +271,14 @@ impl Reconciler {
     }
 
     /// Compares at most `most` of the window's subscriptions; returns how many.
-    async fn compare(&self, stripe: &Client, window: &Window, most: usize, figures: &mut PassFigures) -> Result<usize> {
+    async fn compare(
+        &self,
+        stripe: &Client,
+        window: &Window,
+        connect_account: Option<&str>,
+        most: usize,
+        figures: &mut PassFigures,
+    ) -> Result<usize> {
         let subscriptions = window.subscriptions_to_compare(most);
         let count = subscriptions.len();
         let differing = &mut figures.differing;
@@ -191,7 +295,7 @@ impl Reconciler {
             }
             Some(Comparison::Same { .. } | Comparison::Parked) | None => {}
         };
-        self.service.compare_all(stripe, subscriptions, None, on_compared).await?;
+        self.service.compare_all(stripe, subscriptions, connect_account, on_compared).await?;
         Ok(count)
     }
 
@@ -211,7 +315,12 @@ impl Reconciler {
         let id = &overdue.stripe_subscription_id;
         let account = overdue.connect_account.as_deref();
         let answer = stripe.dated_subscription(id, account).await;
-        let Some(answer) = answer.with_context(|| format!("cannot read subscription {id} from Stripe"))? else {
+        let answer = answer.with_context(|| format!("cannot read subscription {id} from Stripe"));
+        if let Some(error) = answer.as_ref().err().filter(|error| is_refused(error)) {
+            log::warn!("subscription {id} is overdue since {}: {error:#}", overdue.ended);
+            return Ok(());
+        }
+        let Some(answer) = answer? else {
             log::warn!("subscription {id} is overdue since {}, and Stripe has none of this id", overdue.ended);
             return Ok(());
         };

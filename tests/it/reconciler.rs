@@ -117,6 +117,73 @@ async fn overdue_subscriptions_are_read_from_stripe_as_of_its_answer() {
     assert_eq!(app.subscription("sub_1").await["seat_limit"], 7);
 }
 
+/// An event of a connected account, whose subscription and customer are named after it.
+fn of_account(id: &str, secs_ago: i64, account: &str, seats: i64) -> Event {
+    let mut event = update(id, secs_ago, &format!("sub_of_{account}"), seats);
+    event.0["account"] = json!(account);
+    event.0["data"]["object"]["customer"] = json!(format!("cus_of_{account}"));
+    event
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connected_account_that_sent_an_event_is_read_and_one_that_has_left_hinders_none() {
+    let stripe = StripeApi::start().await;
+    let accounts = ["acct_1", "acct_2", "acct_3"];
+    let lost = accounts.map(|account| of_account(&format!("evt_lost_{account}"), 3_600, account, 4));
+    lost.iter().for_each(|event| stripe.has(event.object()));
+    stripe.lists_events(&lost);
+    stripe.refuses_account("acct_2", 403);
+    let app = TestApp::start_with(every(600), Some(&stripe)).await;
+    for account in accounts {
+        app.account_of(&format!("cus_of_{account}")).await;
+        app.deliver(of_account(&format!("evt_first_{account}"), 7_200, account, 1)).await;
+    }
+    until(&app, "SELECT succeeded_at IS NOT NULL AND events_missing = 2 FROM reconcile_state").await;
+    for (account, seats) in [("acct_1", 4), ("acct_2", 1), ("acct_3", 4)] {
+        let row = app.subscription(&format!("sub_of_{account}")).await;
+        assert_eq!((&row["seat_limit"], &row["connect_account"]), (&json!(seats), &json!(account)));
+    }
+    let stored = "SELECT jsonb_agg(jsonb_build_array(connect_account, read_until IS NULL, error) ORDER BY 1)
+                  FROM reconcile_accounts";
+    let stored = app.json(stored, &[]).await.remove(0);
+    assert_eq!((&stored[0], &stored[2]), (&json!(["acct_1", false, null]), &json!(["acct_3", false, null])));
+    assert!(stored[1][1] == true && stored[1][2].as_str().unwrap().contains("403"), "{stored}");
+    // Each has a cursor of its own: the next window of one that was read overlaps by an hour, that of one that comes
+    // back begins 72 hours ago.
+    let before = stripe.listed().len();
+    stripe.refuses_account("acct_2", 200);
+    until(&app, "SELECT seat_limit = 4 FROM subscriptions WHERE connect_account = 'acct_2'").await;
+    until(&app, "SELECT error IS NULL FROM reconcile_accounts WHERE connect_account = 'acct_2'").await;
+    let first_bound = |account: &str| {
+        let listed = stripe.listed();
+        let page = listed[before..].iter().find(|page| page.connect_account.as_deref() == Some(account)).unwrap();
+        Utc::now().timestamp() - page.param("created[gte]").unwrap().parse::<i64>().unwrap()
+    };
+    assert!((first_bound("acct_1") - 3_660).abs() < 60, "{}", first_bound("acct_1"));
+    assert!((first_bound("acct_2") - 72 * 3_600 - 60).abs() < 60, "{}", first_bound("acct_2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overdue_subscription_that_stripe_refuses_to_show_hinders_no_other() {
+    let stripe = StripeApi::start().await;
+    stripe.lists_events(&[]);
+    stripe.refuses_account("acct_1", 403);
+    let app =
+        TestApp::start_with(Settings { overdue_after: Duration::from_secs(3_600), ..every(400) }, Some(&stripe)).await;
+    for (account, hours) in [("acct_1", 3), ("acct_2", 2)] {
+        app.account_of(&format!("cus_of_{account}")).await;
+        let mut stale = of_account(&format!("evt_{account}"), 90_000, account, 4);
+        let ended = Utc::now().timestamp() - hours * 3_600;
+        stale.0["data"]["object"]["items"]["data"][0]["current_period_end"] = json!(ended);
+        app.deliver(&stale).await;
+        stripe.has(of_account("evt_none", 0, account, 6).object());
+    }
+    until(&app, "SELECT seat_limit = 6 FROM subscriptions WHERE connect_account = 'acct_2'").await;
+    until(&app, "SELECT succeeded_at IS NOT NULL FROM reconcile_state").await;
+    assert!(stripe.asked().iter().any(|asked| asked.status == 403));
+    assert_eq!(app.subscription("sub_of_acct_1").await["seat_limit"], 4);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_overdue_at_stripe_too_is_counted_and_written_once() {
     let stripe = StripeApi::start().await;

@@ -42,6 +42,8 @@ struct Shared {
     date: Mutex<Option<String>>,
     /// Whole answers to the next list requests.
     pages: Mutex<VecDeque<Value>>,
+    /// The status of every answer about these connected accounts.
+    refused_accounts: Mutex<HashMap<String, u16>>,
     /// How many single objects may be read in a second; more are answered 429.
     rate: Mutex<Option<usize>>,
     /// When those of the current second were read.
@@ -141,6 +143,11 @@ impl StripeApi {
     pub fn delay(&self, path: &str, delay: Duration) {
         let mut answers = self.shared.answers.lock().unwrap();
         answers.get_mut(path).unwrap().iter_mut().for_each(|canned| canned.delay = Some(delay));
+    }
+
+    /// Has every request for a connected account fail, or none any more with a status of 200.
+    pub fn refuses_account(&self, account: &str, status: u16) {
+        self.shared.refused_accounts.lock().unwrap().insert(account.to_owned(), status);
     }
 
     /// Answers 429 to reads of single objects beyond so many a second.
@@ -275,9 +282,16 @@ fn header(request: &HttpRequest, name: &str) -> Option<String> {
     request.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
 }
 
+/// The status with which requests for a connected account are refused, if they are.
+fn refusal(shared: &Shared, account: Option<&str>) -> Option<u16> {
+    shared.refused_accounts.lock().unwrap().get(account?).copied().filter(|status| *status != 200)
+}
+
 async fn object(request: HttpRequest, shared: Data<Shared>) -> HttpResponse {
     let path = request.path().to_owned();
-    let canned = if is_over_the_rate(&shared) {
+    let canned = if let Some(status) = refusal(&shared, header(&request, "stripe-account").as_deref()) {
+        Canned { status, body: json!({"error": {"code": "account_invalid"}}).to_string(), ..Canned::default() }
+    } else if is_over_the_rate(&shared) {
         let body = json!({"error": {"code": "rate_limit", "type": "invalid_request_error"}}).to_string();
         Canned { status: 429, body, ..Canned::default() }
     } else {
@@ -343,6 +357,10 @@ async fn list(
         at: Instant::now(),
     };
     shared.listed.lock().unwrap().push(listed.clone());
+    if let Some(status) = refusal(&shared, listed.connect_account.as_deref()) {
+        let status = StatusCode::from_u16(status).unwrap();
+        return HttpResponse::build(status).json(json!({"error": {"code": "account_invalid"}}));
+    }
     if let Some((status, retry_after)) = shared.refusals.lock().unwrap().pop_front() {
         let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap());
         if let Some(seconds) = retry_after {
@@ -372,6 +390,8 @@ async fn list(
     }
     let matching: Vec<_> = rest
         .iter()
+        // The list of an account holds no events of another one.
+        .filter(|object| object["account"].as_str().is_none_or(|own| Some(own) == listed.connect_account.as_deref()))
         .filter(|object| types.is_empty() || types.iter().any(|name| object["type"] == **name))
         .filter(|object| number("created[gte]").is_none_or(|since| object["created"].as_i64().unwrap() >= since))
         .filter(|object| number("created[lte]").is_none_or(|until| object["created"].as_i64().unwrap() <= until))
