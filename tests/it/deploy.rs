@@ -1,13 +1,17 @@
-//! What ships beside the program: the alert rules and the dashboard speak of metrics that there are.
+//! What ships beside the program: the alert rules and the dashboard speak of metrics that there are, and the steps that
+//! docs/operations.md gives for a restore come to the state that was lost.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use chrono::Utc;
+use serde_json::{Value, json};
 
-use crate::support::TestApp;
 use crate::support::app::ADMIN_TOKEN;
+use crate::support::database::{Database, programs};
+use crate::support::events::subscription;
+use crate::support::{Event, Settings, StripeApi, TestApp, job};
 
 fn deploy(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
@@ -54,4 +58,68 @@ fn the_alert_rules_are_valid_and_fire_for_what_they_are_for() {
         let said = [output.stdout, output.stderr].concat();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
     }
+}
+
+/// Runs one of PostgreSQL's client programs; `false` if the server's programs come without it.
+fn client_program(name: &str, args: &[&str]) -> bool {
+    let program = programs().join(name);
+    if !program.exists() {
+        #[expect(clippy::disallowed_methods, reason = "CI says that it has every program")]
+        let is_ci = std::env::var_os("CI").is_some();
+        assert!(!is_ci, "{name} is not installed");
+        return false;
+    }
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_that_is_reconciled_is_as_the_database_was() {
+    let now = Utc::now().timestamp();
+    let update = |id: &str, secs_ago: i64, sub: &str, seats: i64| {
+        let mut object = subscription(sub, "cus_1", "active", seats);
+        object["items"]["data"][0]["current_period_end"] = json!(now + 900_000);
+        Event::new(id, "customer.subscription.updated", now - secs_ago, object)
+    };
+    let events = [
+        update("evt_1", 9_000, "sub_1", 1),
+        update("evt_2", 8_000, "sub_2", 1),
+        update("evt_3", 7_000, "sub_1", 3),
+        update("evt_4", 6_000, "sub_3", 4),
+    ];
+    let stripe = StripeApi::start().await;
+    stripe.lists_events(&events);
+    events.iter().for_each(|event| stripe.has(event.object()));
+    let app = TestApp::start().await;
+    app.account_of("cus_1").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    let file = file.to_str().unwrap();
+    app.deliver(&events[0]).await;
+    app.deliver(&events[1]).await;
+    if !client_program("pg_dump", &["--format=custom", "--file", file, "--dbname", &app.database.url()]) {
+        return;
+    }
+    app.deliver(&events[2]).await;
+    app.deliver(&events[3]).await;
+
+    let restored = Database::empty();
+    client_program("pg_restore", &["--exit-on-error", "--dbname", &restored.url(), file]);
+    let restored = TestApp::start_on(restored, Settings::default(), None).await;
+    assert_eq!(restored.count("stripe_events").await, 2);
+    job::run(&restored, Some(&stripe), &["reconcile", "--since", "25h"]).await.ends_with(0);
+    let rows = "SELECT to_jsonb(s) - 'id' - 'created_at' - 'updated_at' FROM subscriptions s
+                ORDER BY stripe_subscription_id";
+    assert_eq!(restored.json(rows, &[]).await, app.json(rows, &[]).await);
+    let outcomes = "SELECT jsonb_build_array(id, outcome, account_id) FROM stripe_events ORDER BY id";
+    assert_eq!(restored.json(outcomes, &[]).await, app.json(outcomes, &[]).await);
+    // A reader of the changes goes on where it was.
+    let changes = restored.get("/api/v1/changes?after=2&wait=20").await.body;
+    let event_ids: Vec<_> = changes["data"].as_array().unwrap().iter().map(|change| &change["event_id"]).collect();
+    assert_eq!(event_ids[0], "evt_3", "{changes}");
+    let all = restored.get("/api/v1/changes").await.body;
+    assert_eq!((&all["data"][0]["event_id"], &all["data"][0]["id"]), (&json!("evt_1"), &json!(1)), "{all}");
+    job::run(&restored, None, &["doctor"]).await.ends_with(0);
+    assert_eq!(restored.deliver(&events[2]).await.outcome(), "duplicate");
 }
