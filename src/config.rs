@@ -375,7 +375,7 @@ impl Options {
         push.map(Some).map_err(|error| ConfigError::new("CHANGES_SECRET", format!("{error:#}")))
     }
 
-    fn price_plans(&self) -> Result<PricePlans, ConfigError> {
+    pub(crate) fn price_plans(&self) -> Result<PricePlans, ConfigError> {
         let refuse = |pair: &str, problem| Err(ConfigError::new("PRICE_PLANS", format!("{pair:?} {problem}")));
         let mut plans = HashMap::new();
         let list = self.price_plans.as_deref().unwrap_or("");

@@ -1,15 +1,20 @@
 //! Compares what the tables show with the truth. It reads; it writes nothing and asks the service nothing.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::{Debug, Display};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Display;
 
+use chrono::DateTime;
 use diesel::QueryResult;
+use serde_json::{Value, json};
 
+use super::chain;
 use super::model::Life;
-use super::truth::{Truth, time};
-use crate::db::subscriptions::Row;
-use crate::db::{Conn, events, subscriptions};
+use super::tables::{self, Change};
+use super::thin::{self, Forms};
+use super::truth::{self, Truth};
+use crate::db::{Conn, events};
 use crate::handlers::Outcome;
+use crate::stripe::PricePlans;
 
 /// What stands for the outcome of an event that is not recorded.
 const LOST: &str = "lost";
@@ -23,7 +28,7 @@ const BATCH: usize = 500;
 /// A place where the tables do not show the truth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Difference {
-    /// The subscription's or the event's id.
+    /// The subscription's, the customer's or the event's id.
     of: String,
     field: &'static str,
     expected: String,
@@ -41,7 +46,9 @@ impl Display for Difference {
 pub(super) struct Comparison {
     pub(super) differences: Vec<Difference>,
     pub(super) subscriptions: usize,
-    /// Subscriptions whose state only a fetch can decide, and that were left out.
+    pub(super) changes: usize,
+    pub(super) customers: usize,
+    /// Subscriptions whose state, and customers whose features, only a fetch can decide, and that were left out.
     pub(super) left_out: usize,
     /// Recorded events, by outcome.
     pub(super) outcomes: BTreeMap<String, usize>,
@@ -60,108 +67,207 @@ impl Comparison {
     }
 }
 
-/// Compares all lives. `can_fetch` is whether the server can ask Stripe.
-///
-/// # Errors
-/// Where the database does not answer.
-pub(super) async fn compare(conn: &mut Conn, lives: &[Life], can_fetch: bool) -> QueryResult<Comparison> {
-    let mut comparison = Comparison { subscriptions: lives.len(), ..Comparison::default() };
-    for lives in lives.chunks(BATCH) {
-        compare_rows(conn, lives, can_fetch, &mut comparison).await?;
-    }
-    let event_ids: Vec<_> = lives.iter().flat_map(|life| &life.occurrences).map(|it| it.event_id.as_str()).collect();
-    for event_ids in event_ids.chunks(BATCH) {
-        compare_events(conn, event_ids, &mut comparison).await?;
-    }
-    Ok(comparison)
+/// What has to be known of the server.
+#[derive(Debug)]
+pub(super) struct Expected<'a> {
+    pub(super) lives: &'a [Life],
+    pub(super) forms: Forms,
+    /// The server's `PRICE_PLANS`.
+    pub(super) plans: &'a PricePlans,
+    /// Whether it can ask Stripe.
+    pub(super) can_fetch: bool,
 }
 
-async fn compare_rows(
-    conn: &mut Conn,
-    lives: &[Life],
-    can_fetch: bool,
-    comparison: &mut Comparison,
-) -> QueryResult<()> {
-    let ids: Vec<_> = lives.iter().map(|life| life.subscription_id.as_str()).collect();
-    let accounts: Vec<_> = lives.iter().map(|life| life.account.id).collect();
-    let mut rows: HashMap<String, Vec<Row>> = HashMap::new();
-    for row in subscriptions::of_subscriptions_or_accounts(conn, &ids, &accounts).await? {
-        rows.entry(row.stripe_subscription_id.clone().unwrap_or_default()).or_default().push(row);
+impl Expected<'_> {
+    /// Compares all lives.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub(super) async fn compare(&self, conn: &mut Conn) -> QueryResult<Comparison> {
+        let mut comparison = Comparison { subscriptions: self.lives.len(), ..Comparison::default() };
+        for lives in self.lives.chunks(BATCH) {
+            self.compare_rows(conn, lives, &mut comparison).await?;
+        }
+        self.compare_features(conn, &mut comparison).await?;
+        self.compare_events(conn, &mut comparison).await?;
+        Ok(comparison)
     }
-    for life in lives {
-        let Some(truth) = Truth::of(life) else { continue };
-        let found = rows.remove(&life.subscription_id).unwrap_or_default();
-        let is_left_out = life.is_for_stripe_to_decide && !can_fetch;
-        comparison.left_out += usize::from(is_left_out);
-        let mut fields = Fields { of: &life.subscription_id, differences: &mut comparison.differences };
-        fields.expect("number of rows", &1, &found.len());
-        for row in &found {
-            fields.row(&truth, row);
-            if !is_left_out {
-                fields.state(&truth, row);
+
+    async fn compare_rows(&self, conn: &mut Conn, lives: &[Life], comparison: &mut Comparison) -> QueryResult<()> {
+        let ids: Vec<_> = lives.iter().map(|life| life.subscription_id.as_str()).collect();
+        let accounts: Vec<_> = lives.iter().map(|life| life.account.id).collect();
+        let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        let mut rows: HashMap<String, Vec<Value>> = HashMap::new();
+        for row in tables::subscriptions(conn, &ids, &accounts).await? {
+            rows.entry(text(&row, "stripe_subscription_id")).or_default().push(row);
+        }
+        let mut changes: HashMap<String, Vec<Change>> = HashMap::new();
+        for change in tables::changes(conn, &ids).await? {
+            comparison.changes += 1;
+            changes.entry(change.stripe_subscription_id.clone()).or_default().push(change);
+        }
+        for life in lives {
+            let Some(truth) = Truth::of(life, self.plans) else { continue };
+            let found = rows.remove(&life.subscription_id).unwrap_or_default();
+            let is_left_out = life.is_for_stripe_to_decide && !self.can_fetch;
+            comparison.left_out += usize::from(is_left_out);
+            let mut fields = Fields::new(&life.subscription_id, &mut comparison.differences);
+            fields.expect("number of rows", &1.into(), &found.len().into());
+            for row in &found {
+                let state = (!is_left_out).then_some(&truth.state);
+                for (column, expected) in truth.in_any_case.iter().chain(state.into_iter().flatten()) {
+                    fields.expect(column, expected, row.get(column).unwrap_or(&json!("no such column")));
+                }
+                let of_that_second = self.events_of_second(life, truth.last_event_created);
+                if !of_that_second.contains(&text(row, "last_event_id")) {
+                    fields.expect("last_event_id", &json!(of_that_second), &row["last_event_id"]);
+                }
+                chain::check(row, changes.get(&life.subscription_id).map_or(&[], Vec::as_slice), &mut fields);
             }
         }
-    }
-    let local = rows.remove("").unwrap_or_default();
-    for account in super::accounts(lives).filter(|account| account.local_plan.is_some()) {
-        let found = local.iter().filter(|row| row.account_id == account.id).count();
-        let of = format!("account {}", account.id);
-        let mut fields = Fields { of: &of, differences: &mut comparison.differences };
-        fields.expect("local rows", &usize::from(!account.is_local_row_taken), &found);
-    }
-    Ok(())
-}
-
-async fn compare_events(conn: &mut Conn, event_ids: &[&str], comparison: &mut Comparison) -> QueryResult<()> {
-    let found: HashMap<_, _> = events::outcomes(conn, event_ids).await?.into_iter().collect();
-    for &id in event_ids {
-        let outcome = found.get(id).map(String::as_str);
-        if !matches!(outcome, Some("applied" | "stale")) {
-            let found = outcome.unwrap_or(LOST).to_owned();
-            let expected = "applied or stale".to_owned();
-            comparison.differences.push(Difference { of: id.to_owned(), field: OUTCOME, expected, found });
+        let local = rows.remove("").unwrap_or_default();
+        for account in super::accounts(lives).filter(|account| account.local_plan.is_some()) {
+            let found = local.iter().filter(|row| row["account_id"] == json!(account.id)).count();
+            let of = format!("account {}", account.id);
+            let mut fields = Fields::new(&of, &mut comparison.differences);
+            fields.expect("local rows", &usize::from(!account.is_local_row_taken).into(), &found.into());
         }
-        *comparison.outcomes.entry(outcome.unwrap_or(LOST).to_owned()).or_default() += 1;
+        Ok(())
     }
-    Ok(())
+
+    /// The ids under which the life's events of one second are recorded: the row may name any of them that shows its state.
+    fn events_of_second(&self, life: &Life, second: i64) -> Vec<String> {
+        let of_second = life.occurrences.iter().enumerate().filter(|(_, it)| it.created == second);
+        let shown = of_second.filter(|(_, it)| it.what.shows_the_subscription());
+        let recorded = |(index, occurrence)| {
+            let forms = self.forms.of(life, index);
+            forms.into_iter().map(move |form| thin::recorded_id(occurrence, form))
+        };
+        shown.flat_map(recorded).collect()
+    }
+
+    async fn compare_features(&self, conn: &mut Conn, comparison: &mut Comparison) -> QueryResult<()> {
+        let expected = truth::features(self.lives);
+        comparison.customers = expected.len();
+        let customers: Vec<_> = expected.keys().copied().collect();
+        let mut found: HashMap<String, Vec<(String, String)>> = HashMap::new();
+        for customers in customers.chunks(BATCH) {
+            for feature in tables::features(conn, customers).await? {
+                let features = found.entry(feature.stripe_customer_id).or_default();
+                features.push((feature.lookup_key, feature.feature_id.unwrap_or_default()));
+            }
+        }
+        for (customer, expected) in expected {
+            if expected.is_for_stripe_to_decide && !self.can_fetch {
+                comparison.left_out += 1;
+                continue;
+            }
+            let found = found.remove(customer).unwrap_or_default();
+            let mut fields = Fields::new(customer, &mut comparison.differences);
+            fields.expect("features", &json!(expected.features), &json!(found));
+        }
+        Ok(())
+    }
+
+    /// Every event is recorded under the id that its form leads to, and every notification with its event.
+    async fn compare_events(&self, conn: &mut Conn, comparison: &mut Comparison) -> QueryResult<()> {
+        let mut event_ids = HashSet::new();
+        let mut notifications = Vec::new();
+        for life in self.lives {
+            for (index, occurrence) in life.occurrences.iter().enumerate() {
+                for form in self.forms.of(life, index) {
+                    let event_id = thin::recorded_id(occurrence, form);
+                    let notification = thin::notification_id(occurrence, form);
+                    notifications.extend(notification.map(|notification| (notification, event_id.clone())));
+                    event_ids.insert(event_id);
+                }
+            }
+        }
+        let event_ids: Vec<_> = event_ids.iter().map(String::as_str).collect();
+        for event_ids in event_ids.chunks(BATCH) {
+            let found: HashMap<_, _> = events::outcomes(conn, event_ids).await?.into_iter().collect();
+            for &id in event_ids {
+                let outcome = found.get(id).map_or(LOST, String::as_str);
+                if !matches!(outcome, "applied" | "stale") {
+                    let (of, expected) = (id.to_owned(), "applied or stale".to_owned());
+                    comparison.differences.push(Difference { of, field: OUTCOME, expected, found: outcome.to_owned() });
+                }
+                *comparison.outcomes.entry(outcome.to_owned()).or_default() += 1;
+            }
+        }
+        for notifications in notifications.chunks(BATCH) {
+            let ids: Vec<_> = notifications.iter().map(|(id, _)| id.as_str()).collect();
+            let found = tables::notifications(conn, &ids).await?.into_iter();
+            let found: HashMap<_, _> = found.map(|found| (found.notification_id, found.event_id)).collect();
+            for (id, event_id) in notifications {
+                let mut fields = Fields::new(id, &mut comparison.differences);
+                fields.expect("event of the notification", &json!(event_id), &json!(found.get(id)));
+            }
+        }
+        Ok(())
+    }
 }
 
-struct Fields<'a> {
+/// Notes what differs of one thing.
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
     of: &'a str,
     differences: &'a mut Vec<Difference>,
 }
 
-impl Fields<'_> {
-    fn expect<T: PartialEq + Debug + ?Sized>(&mut self, field: &'static str, expected: &T, found: &T) {
-        if expected != found {
-            let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
+impl<'a> Fields<'a> {
+    pub(super) fn new(of: &'a str, differences: &'a mut Vec<Difference>) -> Self {
+        Self { of, differences }
+    }
+
+    /// A difference unless both are the same.
+    pub(super) fn expect(&mut self, field: &'static str, expected: &Value, found: &Value) {
+        if !same(expected, found) {
+            let (expected, found) = (expected.to_string(), found.to_string());
             self.differences.push(Difference { of: self.of.to_owned(), field, expected, found });
         }
     }
 
-    /// What holds whichever of two changes of one second came last.
-    fn row(&mut self, truth: &Truth, row: &Row) {
-        self.expect("account_id", &truth.account_id, &row.account_id);
-        self.expect("stripe_customer_id", &Some(truth.customer_id.as_str()), &row.state.stripe_customer_id.as_deref());
-        self.expect("last_event_created", &time(truth.last_event_created), &row.as_of.last_event_created);
-        let (id, status) = truth.latest_invoice.as_ref().map(|(id, status)| (id.as_str(), *status)).unzip();
-        self.expect("latest_invoice_id", &id, &row.latest_invoice.latest_invoice_id.as_deref());
-        self.expect("latest_invoice_status", &status, &row.latest_invoice.latest_invoice_status.as_deref());
+    /// A difference unless the list is empty.
+    pub(super) fn expect_none(&mut self, field: &'static str, found: &[&str]) {
+        self.expect(field, &json!([]), &json!(found));
     }
+}
 
-    fn state(&mut self, truth: &Truth, row: &Row) {
-        let (expected, found) = (&truth.state, &row.state);
-        self.expect("status", expected.status, found.status.as_str());
-        self.expect("plan", &Some(truth.plan), &found.plan.as_deref());
-        self.expect("stripe_price_id", &truth.price_id(), &found.stripe_price_id.as_deref());
-        self.expect("seat_limit", &truth.seat_limit(), &found.seat_limit);
-        self.expect("current_period_start", &time(expected.period.0), &found.current_period_start);
-        self.expect("current_period_end", &time(expected.period.1), &found.current_period_end);
-        self.expect("cancel_at_period_end", &expected.cancel_at_period_end, &found.cancel_at_period_end);
-        self.expect("cancel_at", &expected.cancel_at.and_then(time), &found.cancel_at);
-        self.expect("canceled_at", &expected.canceled_at.and_then(time), &found.canceled_at);
-        self.expect("ended_at", &expected.ended_at.and_then(time), &found.ended_at);
-        self.expect("trial_end", &expected.trial.and_then(|(_, end)| time(end)), &found.trial_end);
-        self.expect("paused_collection", &expected.pause.is_some(), &found.paused_collection);
+/// Whether two values are the same. Times are, if they are the same moment, however they are written.
+pub(super) fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::String(one), Value::String(other)) => {
+            let time = |text| DateTime::parse_from_rfc3339(text).ok();
+            one == other || time(one).is_some_and(|one| Some(one) == time(other))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && one.iter().all(|(name, value)| other.get(name).is_some_and(|other| same(value, other)))
+        }
+        _ => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_the_same_if_they_mean_the_same() {
+        let items = json!([{"end": "2025-01-01T00:00:00Z", "quantity": 3, "plan": null}]);
+        assert!(same(&items, &json!([{"quantity": 3, "plan": null, "end": "2025-01-01T01:00:00+01:00"}])));
+        for other in [
+            json!([]),
+            json!([{"end": "2025-01-01T00:00:01Z", "quantity": 3, "plan": null}]),
+            json!([{"end": "2025-01-01T00:00:00Z", "quantity": 4, "plan": null}]),
+            json!([{"end": "2025-01-01T00:00:00Z", "quantity": 3}]),
+            json!([{"end": "2025-01-01T00:00:00Z", "quantity": 3, "plan": null, "more": 1}]),
+        ] {
+            assert!(!same(&items, &other) && !same(&other, &items), "{other}");
+        }
     }
 }

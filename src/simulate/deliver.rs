@@ -19,6 +19,7 @@ use super::queue::{Delivery, Job};
 use super::server::Server;
 use super::stripe::Happened;
 use super::tally::Tally;
+use super::thin::{self, Form};
 use crate::stripe::signature::sign;
 
 /// The first pause before a retry; each one is twice as long as the one before.
@@ -80,11 +81,17 @@ impl Sender {
     /// Delivers an event until it is taken.
     async fn deliver(&self, delivery: Delivery) {
         let Some(life) = self.lives.get(delivery.life) else { return };
-        let Some(event) = payload::event(life, delivery.occurrence) else { return };
-        let event_type = life.occurrences[delivery.occurrence].what.event_type();
+        let event = match delivery.form {
+            Form::Snapshot => payload::event(life, delivery.occurrence),
+            form => thin::notification(life, delivery.occurrence, form),
+        };
+        let Some(event) = event else { return };
+        let occurrence = &life.occurrences[delivery.occurrence];
+        let event_type = occurrence.what.event_type();
         self.happened.reach(delivery.life, delivery.occurrence + delivery.lead);
         let body = bytes::Bytes::from(event.to_string());
-        let name = &life.occurrences[delivery.occurrence].event_id;
+        // All forms of one event are one event.
+        let name = &thin::recorded_id(occurrence, delivery.form);
         let taken = self.persist(name, || async {
             let started = Instant::now();
             let answer = self.post_event(body.clone()).await?;

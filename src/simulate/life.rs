@@ -5,7 +5,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::ids::Ids;
-use super::model::{ADD_ON, Account, Item, Life, Link, MEMBERS, Occurrence, PLANS, Shape, State, What};
+use super::model::{
+    ADD_ONS, Account, CONNECTED_ACCOUNT, Invoice, Item, Life, Link, MEMBERS, Occurrence, PLANS, Price, Shape, State,
+    Thin, What, YEARLY_ADD_ON,
+};
 
 pub(super) const DAY: i64 = 86_400;
 const MONTH: i64 = 30 * DAY;
@@ -39,7 +42,10 @@ fn lives_of_one(seed: u64, number: usize, ids: &Ids) -> Vec<Life> {
     let mut rng = StdRng::seed_from_u64(seed.rotate_left(32) ^ number as u64);
     let account = account(&mut rng, number, ids);
     let born = FIRST_BIRTH + rng.random_range(0..200 * DAY);
+    // What a connected account's checkout or metadata name does not count: its customer has to be linked otherwise.
+    let connect_account = (account.link == Link::PatchedDuring && rng.random_bool(0.5)).then_some(CONNECTED_ACCOUNT);
     let mut first = Draft::new(rng, ids, 2 * number, account.customer_id.clone(), account.clone(), born);
+    first.life.connect_account = connect_account;
     first.live();
     let Draft { life, now, mut rng, .. } = first;
     let is_deleted = life.occurrences.iter().any(|occurrence| occurrence.what == What::Deleted);
@@ -50,6 +56,7 @@ fn lives_of_one(seed: u64, number: usize, ids: &Ids) -> Vec<Life> {
     let is_new_customer = account.link.is_named_by_checkout() && rng.random_bool(0.5);
     let customer = if is_new_customer { ids.of("cus", 2 * number, 1) } else { account.customer_id.clone() };
     let mut second = Draft::new(rng, ids, 2 * number + 1, customer, account, now + 9 * DAY);
+    second.life.connect_account = connect_account;
     second.live();
     vec![life, second.life]
 }
@@ -84,14 +91,17 @@ pub(super) struct Draft<'a> {
     pub(super) state: State,
     /// What the subscription looked like at the start of this second, and after each change in it.
     seen: Vec<State>,
-    invoices: usize,
+    /// All that were made, the latest last.
+    pub(super) invoices: Vec<Invoice>,
+    /// The customer's features.
+    pub(super) features: Vec<&'static str>,
 }
 
 impl<'a> Draft<'a> {
     fn new(mut rng: StdRng, ids: &'a Ids, number: usize, customer_id: String, account: Account, born: i64) -> Self {
         let price = &PLANS[rng.random_range(0..PLANS.len())];
         let quantity = (!price.is_metered).then(|| rng.random_range(1..20));
-        let item = Item { id: ids.of("si", number, 0), created: born, price, quantity };
+        let item = Item { id: ids.of("si", number, 0), created: born, price, quantity, period: None, trial: None };
         let state = State {
             status: "incomplete",
             items: vec![item],
@@ -100,21 +110,27 @@ impl<'a> Draft<'a> {
             cancel_at: None,
             canceled_at: None,
             cancellation_reason: None,
+            cancellation_feedback: None,
             ended_at: None,
             trial: None,
             pause: None,
-            latest_invoice: ids.of("in", number, 0),
+            latest_invoice: String::new(),
             payment_method: None,
+            note: None,
         };
         let life = Life {
             subscription_id: ids.of("sub", number, 0),
             customer_id,
-            shape: if rng.random_bool(0.5) { Shape::Classic } else { Shape::Basil },
+            shape: [Shape::Classic, Shape::Basil, Shape::Endive, Shape::Endive][rng.random_range(0..4)],
+            connect_account: None,
             account,
             occurrences: Vec::new(),
             is_for_stripe_to_decide: false,
         };
-        Self { rng, ids, number, life, now: born, state, seen: Vec::new(), invoices: 0 }
+        let (seen, invoices, features) = (Vec::new(), Vec::new(), Vec::new());
+        let mut draft = Self { rng, ids, number, life, now: born, state, seen, invoices, features };
+        draft.state.latest_invoice = draft.bill();
+        draft
     }
 
     fn live(&mut self) {
@@ -125,7 +141,7 @@ impl<'a> Draft<'a> {
             self.expire();
             return;
         }
-        let steps = if is_young { 0 } else { self.rng.random_range(3..10) };
+        let steps = if is_young { 0 } else { self.rng.random_range(3..14) };
         for _ in 0..steps {
             self.pass_time();
             self.step();
@@ -167,7 +183,7 @@ impl<'a> Draft<'a> {
             self.tell_checkout();
             return;
         }
-        self.invoice(true);
+        self.settle(true);
         let method = self.ids.of("pm", self.number, 0);
         self.change(|state| {
             if state.status == "incomplete" {
@@ -183,12 +199,15 @@ impl<'a> Draft<'a> {
         if self.life.account.link.has_checkout() {
             self.tell(What::Checkout);
         }
+        if self.rng.random_bool(0.5) {
+            self.change_features();
+        }
     }
 
     /// Nobody pays the first invoice.
     fn expire(&mut self) {
         self.advance(DAY);
-        self.invoice(false);
+        self.settle(false);
         let now = self.now;
         self.change(|state| {
             state.status = "incomplete_expired";
@@ -222,19 +241,23 @@ impl<'a> Draft<'a> {
 
     pub(super) fn tell(&mut self, what: What) {
         let event_id = self.ids.of("evt", self.number, self.life.occurrences.len());
-        let occurrence = Occurrence { event_id, what, created: self.now, state: self.state.clone() };
+        let thin = match self.rng.random_range(0..3) {
+            0 => Thin::NamesSnapshot,
+            // A summary of features has no id by which it could be read.
+            1 if !matches!(what, What::Features(_)) => Thin::ObjectOnly,
+            _ => Thin::FindsSnapshot,
+        };
+        let occurrence = Occurrence { event_id, what, created: self.now, state: self.state.clone(), thin };
         self.life.occurrences.push(occurrence);
         self.seen.push(self.state.clone());
     }
 
-    /// Of the latest invoice: it was paid, or its payment failed.
-    pub(super) fn invoice(&mut self, is_paid: bool) {
-        self.tell(What::Invoice { id: self.state.latest_invoice.clone(), is_paid });
-    }
-
-    pub(super) fn next_invoice(&mut self) -> String {
-        self.invoices += 1;
-        self.ids.of("in", self.number, self.invoices)
+    /// Makes an invoice, which is the latest from now on, and returns its id.
+    pub(super) fn bill(&mut self) -> String {
+        let id = self.ids.of("in", self.number, self.invoices.len());
+        let invoice = Invoice { id: id.clone(), created: self.now, status: "open", next_payment_attempt: None };
+        self.invoices.push(invoice);
+        id
     }
 
     /// An id that nothing else of this life has.
@@ -275,7 +298,12 @@ impl<'a> Draft<'a> {
         (start, start + MONTH)
     }
 
-    pub(super) fn add_on(&self) -> Item {
-        Item { id: self.next_id("si"), created: self.now, price: &ADD_ON, quantity: Some(1) }
+    pub(super) fn add_on(&mut self) -> Item {
+        let is_yearly = self.life.shape == Shape::Endive && self.rng.random_bool(0.4);
+        let price: &'static Price =
+            if is_yearly { &YEARLY_ADD_ON } else { &ADD_ONS[self.rng.random_range(0..ADD_ONS.len())] };
+        let period = is_yearly.then_some((self.now, self.now + 365 * DAY));
+        let quantity = Some(self.rng.random_range(1..4));
+        Item { id: self.next_id("si"), created: self.now, price, quantity, period, trial: None }
     }
 }

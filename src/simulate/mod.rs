@@ -1,6 +1,8 @@
 //! `simulate`: a load of whole subscription lives, sent as Stripe sends them; then the tables are compared with the
 //! truth. It writes to the database as an application does (a local trial), and otherwise through the server alone.
 
+mod billing;
+mod chain;
 mod compare;
 mod deliver;
 mod ids;
@@ -14,9 +16,11 @@ mod queue;
 mod server;
 mod steps;
 mod stripe;
+mod tables;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod truth;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +36,8 @@ use crate::cli::Outcome;
 use crate::cli::target::{self, Database, Target};
 use crate::config::Options;
 use crate::db::{Conn, events, subscriptions};
-use compare::Comparison;
+use crate::stripe::PricePlans;
+use compare::{Comparison, Expected};
 use deliver::Sender;
 use ids::Ids;
 use model::{Account, Life};
@@ -40,6 +45,7 @@ use progress::Progress;
 use server::Server;
 use stripe::Happened;
 use tally::{Tally, listed};
+use thin::{Form, Forms};
 
 /// How long events may stay parked that the last delivery should have released.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
@@ -73,6 +79,13 @@ pub(crate) struct Simulate {
     /// STRIPE_API_BASE=http://ADDR
     #[arg(long, value_name = "ADDR")]
     stripe_api: Option<std::net::SocketAddr>,
+    /// The form of the events: snapshots, thin notifications, or each event both ways
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Forms::Snapshot)]
+    #[arg(requires_ifs([("thin", "stripe_api"), ("both", "stripe_api")]))]
+    forms: Forms,
+    /// The same as --forms thin
+    #[arg(long, conflicts_with = "forms", requires = "stripe_api")]
+    thin: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -90,6 +103,7 @@ struct Run {
     happened: Arc<Happened>,
     database: Database,
     sender: Arc<Sender>,
+    plans: PricePlans,
 }
 
 impl Simulate {
@@ -129,15 +143,25 @@ impl Simulate {
             tally: Mutex::new(Tally::default()),
             is_abandoned: AtomicBool::new(false),
         };
-        Ok(Run { seed, tag, lives, happened, database: target::database(options)?, sender: Arc::new(sender) })
+        Ok(Run {
+            seed,
+            tag,
+            lives,
+            happened,
+            database: target::database(options)?,
+            sender: Arc::new(sender),
+            plans: options.price_plans()?,
+        })
     }
 
     /// The accounts that are there before any event, and the trials that the application gave them.
     async fn make_accounts(&self, run: &Run) -> Outcome {
         let mut conn = run.database.connect().await.context("cannot connect to the database")?;
         let is_used = |ids: Vec<(String, String)>| !ids.is_empty();
-        let first = run.lives.first().and_then(|life| life.occurrences.first()).map(|first| first.event_id.as_str());
-        if is_used(events::outcomes(&mut conn, first.as_slice()).await.context("cannot read the database")?) {
+        let first = run.lives.first().and_then(|life| life.occurrences.first());
+        let ids = first.map(|first| [Form::Snapshot, Form::Thin].map(|form| thin::recorded_id(first, form)));
+        let ids: Vec<_> = ids.iter().flatten().map(String::as_str).collect();
+        if is_used(events::outcomes(&mut conn, &ids).await.context("cannot read the database")?) {
             bail!("--run: the events of seed {} and run {} are in this database already", run.seed, run.tag);
         }
         let before: Vec<_> = accounts(&run.lives).filter(|account| account.link.has_account_before()).collect();
@@ -158,7 +182,7 @@ impl Simulate {
     }
 
     async fn deliver(&self, run: &Run) -> Duration {
-        let jobs = queue::shuffled(run.seed, &run.lives, self.duplicates);
+        let jobs = queue::shuffled(run.seed, &run.lives, self.duplicates, self.forms());
         println!(
             "seed {}, run {}: {} customers, {} subscriptions, {} events, {} jobs, {} at a time",
             run.seed,
@@ -195,8 +219,10 @@ impl Simulate {
             println!("difference: {difference}");
         }
         println!(
-            "{} subscriptions compared; recorded events: {}",
+            "{} subscriptions, {} changes of them and the features of {} customers compared; recorded events: {}",
             comparison.subscriptions,
+            comparison.changes,
+            comparison.customers,
             listed(&comparison.outcomes)
         );
         if comparison.is_all_lost() {
@@ -216,7 +242,7 @@ impl Simulate {
     fn print_fetches(&self, run: &Run, comparison: &Comparison) {
         let undecided = run.lives.iter().filter(|life| life.is_for_stripe_to_decide).count();
         if self.stripe_api.is_none() {
-            println!("left out: the state of {} that only a fetch can decide (see --stripe-api)", comparison.left_out);
+            println!("left out: {} states that only a fetch can decide (see --stripe-api)", comparison.left_out);
             return;
         }
         println!("{undecided} were for a fetch to decide; the stand-in was asked {} times", run.happened.questions());
@@ -228,10 +254,12 @@ impl Simulate {
     /// Compares; a database that is just coming back is waited for.
     async fn compare(&self, run: &Run) -> Result<Comparison> {
         let started = Instant::now();
+        let (lives, plans, can_fetch) = (&run.lives, &run.plans, self.stripe_api.is_some());
+        let expected = Expected { lives, forms: self.forms(), plans, can_fetch };
         loop {
             let attempt = async {
                 let mut conn: Conn = run.database.connect_read_only().await?;
-                anyhow::Ok(compare::compare(&mut conn, &run.lives, self.stripe_api.is_some()).await?)
+                anyhow::Ok(expected.compare(&mut conn).await?)
             };
             match attempt.await {
                 // What a lost connection kept from being applied, the server's next sweep applies.
@@ -247,6 +275,10 @@ impl Simulate {
         }
     }
 
+    fn forms(&self) -> Forms {
+        if self.thin { Forms::Thin } else { self.forms }
+    }
+
     /// The command that repeats the run; what the environment said is left to it.
     fn command(&self, seed: u64) -> String {
         let Self { customers, duplicates, parallel, give_up_after, .. } = self;
@@ -256,6 +288,11 @@ impl Simulate {
         );
         if let Some(address) = self.stripe_api {
             command += &format!(" --stripe-api {address}");
+        }
+        match self.forms() {
+            Forms::Snapshot => {}
+            Forms::Thin => command += " --forms thin",
+            Forms::Both => command += " --forms both",
         }
         if let Some(url) = self.target.given() {
             command += &format!(" --url {url}");

@@ -1,18 +1,24 @@
-//! Checkout sessions and invoices as Stripe writes them, in both shapes. It renders; what happened is not decided
+//! Checkout sessions, invoices and summaries of features as Stripe writes them. It renders; what happened is not decided
 //! here.
 //!
-//! Source: <https://docs.stripe.com/api/checkout/sessions/object>, <https://docs.stripe.com/api/invoices/object>.
+//! Source: <https://docs.stripe.com/api/checkout/sessions/object>, <https://docs.stripe.com/api/invoices/object>,
+//! <https://docs.stripe.com/api/entitlements/active-entitlement>.
 
 use serde_json::{Value, json};
 
-use super::model::{Life, Occurrence, Shape};
+use super::model::{Invoice, LISTED_FEATURES, Life, Occurrence, Shape};
+
+/// The id of the life's checkout session.
+pub(super) fn checkout_id(life: &Life) -> String {
+    format!("cs_test_{}", life.subscription_id.replace("sub_", ""))
+}
 
 /// The completed checkout session in which the subscription was bought.
 pub(super) fn checkout(life: &Life, occurrence: &Occurrence) -> Value {
     let amount = amount(occurrence);
     let reference = life.account.link.is_named_by_checkout().then_some(life.account.id);
     json!({
-        "id": format!("cs_test_{}", life.subscription_id.replace("sub_", "")),
+        "id": checkout_id(life),
         "object": "checkout.session",
         "after_expiration": null,
         "allow_promotion_codes": null,
@@ -56,11 +62,19 @@ pub(super) fn checkout(life: &Life, occurrence: &Occurrence) -> Value {
     })
 }
 
-/// An invoice that was paid, or whose payment failed.
-pub(super) fn invoice(life: &Life, occurrence: &Occurrence, id: &str, is_paid: bool) -> Value {
+/// The page on which an invoice can be paid.
+pub(super) fn hosted_invoice_url(invoice: &Invoice) -> String {
+    format!("https://invoice.stripe.example/i/{}?s=ap", invoice.id)
+}
+
+/// An invoice as it was right after an occurrence.
+pub(super) fn invoice(life: &Life, occurrence: &Occurrence, invoice: &Invoice) -> Value {
     let amount = amount(occurrence);
+    let is_paid = invoice.status == "paid";
     let paid = if is_paid { amount } else { 0 };
     let (start, end) = occurrence.state.period;
+    let id = &invoice.id;
+    let since = |status| (invoice.status == status).then_some(occurrence.created);
     let mut object = json!({
         "id": id,
         "object": "invoice",
@@ -71,26 +85,27 @@ pub(super) fn invoice(life: &Life, occurrence: &Occurrence, id: &str, is_paid: b
         "amount_remaining": amount - paid,
         "attempt_count": 1,
         "attempted": true,
-        "auto_advance": !is_paid,
+        "auto_advance": invoice.status == "open",
         "billing_reason": "subscription_cycle",
         "collection_method": "charge_automatically",
-        "created": start,
+        "created": invoice.created,
         "currency": "usd",
         "customer": life.customer_id,
         "customer_email": "billing@simulated.example",
         "customer_name": "Simulated Ltd",
         "discounts": [],
         "due_date": null,
+        "hosted_invoice_url": hosted_invoice_url(invoice),
         "lines": lines(life, occurrence, id),
         "livemode": false,
         "metadata": {},
-        "next_payment_attempt": (!is_paid).then_some(occurrence.created + 259_200),
+        "next_payment_attempt": invoice.next_payment_attempt,
         "number": null,
         "period_end": end,
         "period_start": start,
-        "status": if is_paid { "paid" } else { "open" },
-        "status_transitions": {"finalized_at": start, "marked_uncollectible_at": null,
-            "paid_at": is_paid.then_some(occurrence.created), "voided_at": null},
+        "status": invoice.status,
+        "status_transitions": {"finalized_at": invoice.created, "marked_uncollectible_at": since("uncollectible"),
+            "paid_at": since("paid"), "voided_at": since("void")},
         "subtotal": amount,
         "total": amount,
         "webhooks_delivered_at": null,
@@ -101,7 +116,7 @@ pub(super) fn invoice(life: &Life, occurrence: &Occurrence, id: &str, is_paid: b
             object["subscription"] = life.subscription_id.clone().into();
             object["subscription_details"] = json!({"metadata": {}});
         }
-        Shape::Basil => {
+        Shape::Basil | Shape::Endive => {
             object["parent"] = json!({
                 "quote_details": null,
                 "subscription_details": {"metadata": {}, "subscription": life.subscription_id},
@@ -132,7 +147,7 @@ fn lines(life: &Life, occurrence: &Occurrence, invoice_id: &str) -> Value {
             });
             match life.shape {
                 Shape::Classic => line["subscription"] = life.subscription_id.clone().into(),
-                Shape::Basil => {
+                Shape::Basil | Shape::Endive => {
                     line["parent"] = json!({
                         "invoice_item_details": null,
                         "subscription_item_details": {"invoice_item": null, "proration": false,
@@ -151,4 +166,36 @@ fn lines(life: &Life, occurrence: &Occurrence, invoice_id: &str) -> Value {
 /// What one period costs, in cents.
 fn amount(occurrence: &Occurrence) -> i64 {
     occurrence.state.items.iter().map(|item| item.price.amount * i64::from(item.quantity.unwrap_or(0))).sum()
+}
+
+/// A customer's features as an event tells of them: at most ten.
+pub(super) fn feature_summary(life: &Life, features: &[&str]) -> Value {
+    let listed = &features[..features.len().min(LISTED_FEATURES)];
+    json!({
+        "object": "entitlements.active_entitlement_summary",
+        "customer": life.customer_id,
+        "entitlements": {
+            "object": "list",
+            "data": listed.iter().map(|key| entitlement(key)).collect::<Vec<_>>(),
+            "has_more": features.len() > listed.len(),
+            "url": format!("/v1/customer/{}/entitlements", life.customer_id),
+        },
+        "livemode": false,
+    })
+}
+
+/// One active entitlement.
+pub(super) fn entitlement(lookup_key: &str) -> Value {
+    json!({
+        "id": format!("ent_test_Sim{lookup_key}"),
+        "object": "entitlements.active_entitlement",
+        "feature": feature_id(lookup_key),
+        "livemode": false,
+        "lookup_key": lookup_key,
+    })
+}
+
+/// The id of the feature with this lookup key.
+pub(super) fn feature_id(lookup_key: &str) -> String {
+    format!("feat_test_Sim{lookup_key}")
 }

@@ -1,4 +1,4 @@
-//! Events and subscriptions as Stripe writes them, in both shapes. It renders; what happened is not decided here.
+//! Events and subscriptions as Stripe writes them, in each shape. It renders; what happened is not decided here.
 //!
 //! Source: <https://docs.stripe.com/api/subscriptions/object>, <https://docs.stripe.com/api/events/object>.
 
@@ -12,7 +12,8 @@ pub(super) fn event(life: &Life, index: usize) -> Option<Value> {
     let occurrence = life.occurrences.get(index)?;
     let object = match &occurrence.what {
         What::Checkout => objects::checkout(life, occurrence),
-        What::Invoice { id, is_paid } => objects::invoice(life, occurrence, id, *is_paid),
+        What::Invoice { invoice, .. } => objects::invoice(life, occurrence, invoice),
+        What::Features(features) => objects::feature_summary(life, features),
         _ => subscription(life, &occurrence.state, life.shape),
     };
     let mut data = json!({"object": object});
@@ -20,12 +21,13 @@ pub(super) fn event(life: &Life, index: usize) -> Option<Value> {
         let former = &life.occurrences.get(index.checked_sub(1)?)?.state;
         data["previous_attributes"] = previous::attributes(&subscription(life, former, life.shape), &data["object"]);
     }
-    Some(json!({
+    let mut event = json!({
         "id": occurrence.event_id,
         "object": "event",
         "api_version": match life.shape {
             Shape::Classic => "2023-10-16",
             Shape::Basil => "2025-08-27.basil",
+            Shape::Endive => "2026-10-28.endive",
         },
         "created": occurrence.created,
         "data": data,
@@ -33,7 +35,11 @@ pub(super) fn event(life: &Life, index: usize) -> Option<Value> {
         "pending_webhooks": 1,
         "request": {"id": null, "idempotency_key": null},
         "type": occurrence.what.event_type(),
-    }))
+    });
+    if let Some(account) = life.connect_account {
+        event["account"] = account.into();
+    }
+    Some(event)
 }
 
 /// The subscription in a state.
@@ -49,7 +55,12 @@ pub(super) fn subscription(life: &Life, state: &State, shape: Shape) -> Value {
     put("cancel_at_period_end", state.cancel_at_period_end.into());
     put("cancel_at", state.cancel_at.into());
     put("canceled_at", state.canceled_at.into());
-    put("cancellation_details", json!({"comment": null, "feedback": null, "reason": state.cancellation_reason}));
+    put(
+        "cancellation_details",
+        json!({"comment": null, "feedback": state.cancellation_feedback,
+        "reason": state.cancellation_reason}),
+    );
+    put("metadata", metadata(life, state));
     put("ended_at", state.ended_at.into());
     put("trial_start", state.trial.map(|trial| trial.0).into());
     put("trial_end", state.trial.map(|trial| trial.1).into());
@@ -85,7 +96,6 @@ fn constant_part(life: &Life, born: i64, shape: Shape) -> Value {
         "discounts": [],
         "invoice_settings": {"account_tax_ids": null, "issuer": {"type": "self"}},
         "livemode": false,
-        "metadata": metadata(life),
         "next_pending_invoice_item_invoice": null,
         "on_behalf_of": null,
         "payment_settings": {
@@ -108,12 +118,21 @@ fn constant_part(life: &Life, born: i64, shape: Shape) -> Value {
             object["automatic_tax"]["disabled_reason"] = Value::Null;
             object["billing_mode"] = json!({"flexible": null, "type": "classic"});
         }
+        Shape::Endive => {
+            object["automatic_tax"]["disabled_reason"] = Value::Null;
+            object["billing_mode"] =
+                json!({"flexible": {"proration_discounts": "included"}, "type": "flexible", "updated_at": born});
+            object["billing_schedules"] = json!([]);
+            object["customer_account"] = Value::Null;
+        }
     }
     object
 }
 
-fn metadata(life: &Life) -> Value {
-    if life.account.link == Link::MetadataDuring { json!({"account_id": life.account.id}) } else { json!({}) }
+fn metadata(life: &Life, state: &State) -> Value {
+    let account = (life.account.link == Link::MetadataDuring).then(|| ("account_id", life.account.id.to_string()));
+    let note = state.note.clone().map(|note| ("note", note));
+    account.into_iter().chain(note).map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
 }
 
 fn items(life: &Life, state: &State, shape: Shape) -> Value {
@@ -143,9 +162,14 @@ fn item(life: &Life, state: &State, item: &Item, shape: Shape) -> Value {
     if let Some(quantity) = item.quantity {
         object["quantity"] = quantity.into();
     }
-    if shape == Shape::Basil {
-        object["current_period_start"] = state.period.0.into();
-        object["current_period_end"] = state.period.1.into();
+    if shape != Shape::Classic {
+        let (start, end) = item.period.unwrap_or(state.period);
+        object["current_period_start"] = start.into();
+        object["current_period_end"] = end.into();
+    }
+    if shape == Shape::Endive {
+        let trial = item.trial.map(|(start, end)| json!({"start_date": start, "end_date": end}));
+        object["current_trial"] = trial.into();
     }
     object
 }
@@ -163,7 +187,7 @@ fn plan(price: &Price, shape: Shape) -> Value {
         "billing_scheme": "per_unit",
         "created": PRICES_CREATED,
         "currency": "usd",
-        "interval": "month",
+        "interval": price.interval,
         "interval_count": 1,
         "livemode": false,
         "metadata": {},
@@ -196,7 +220,7 @@ fn price(price: &Price, shape: Shape) -> Value {
         "nickname": null,
         "product": price.product,
         "recurring": {
-            "interval": "month",
+            "interval": price.interval,
             "interval_count": 1,
             "meter": null,
             "trial_period_days": null,

@@ -5,6 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::model::{Account, Life, Link};
+use super::thin::{Form, Forms};
 
 /// How far apart the deliveries of a burst are, where all of them together are 1.
 const BURST: f64 = 0.003;
@@ -29,18 +30,20 @@ pub(super) struct Delivery {
     pub(super) occurrence: usize,
     /// How much more of the life has happened by then.
     pub(super) lead: usize,
+    pub(super) form: Form,
 }
 
-/// Everything to send, in its order. `duplicates` is how many of a hundred events come again.
-pub(super) fn shuffled(seed: u64, lives: &[Life], duplicates: u32) -> Vec<Job> {
+/// Everything to send, in its order. `duplicates` is how many of a hundred deliveries come again.
+pub(super) fn shuffled(seed: u64, lives: &[Life], duplicates: u32, forms: Forms) -> Vec<Job> {
     let mut rng = StdRng::seed_from_u64(!seed);
     let mut keyed: Vec<(f64, Job)> = Vec::new();
     for (index, life) in lives.iter().enumerate() {
         // Some lives come all at once: their events meet at the same row.
         let burst: Option<f64> = rng.random_bool(0.4).then(|| rng.random());
-        for occurrence in 0..life.occurrences.len() {
+        let forms = |occurrence| forms.of(life, occurrence).into_iter().map(move |form| (occurrence, form));
+        for (occurrence, form) in (0..life.occurrences.len()).flat_map(forms) {
             let lead = if rng.random_bool(0.6) { 0 } else { rng.random_range(1..4) };
-            let delivery = Delivery { life: index, occurrence, lead };
+            let delivery = Delivery { life: index, occurrence, lead, form };
             let key = moment(&mut rng, burst);
             keyed.push((key, Job::Deliver(delivery)));
             while rng.random_ratio(duplicates.min(99), 100) {

@@ -4,7 +4,7 @@
 use rand::RngExt;
 
 use super::life::{DAY, Draft};
-use super::model::{PLANS, State, What};
+use super::model::{Item, PLANS, Shape, State, What};
 
 impl Draft<'_> {
     /// One thing that may happen to the subscription as it now is.
@@ -19,16 +19,20 @@ impl Draft<'_> {
 
     fn any_change(&mut self) {
         match self.rng.random_range(0..100) {
-            0..22 => self.change_quantity(),
-            22..34 => self.change_price(),
-            34..42 => self.change_cancellation(),
-            42..46 => self.cancel_at_a_date(),
-            46..56 => self.change_collection(),
-            56..76 => self.renew(),
-            76..82 => self.change_payment_method(),
-            82..88 => self.change_add_on(),
-            88..92 => self.grant_trial(),
-            92..96 => self.remind_of_trial(),
+            0..14 => self.change_quantity(),
+            14..22 => self.change_price(),
+            22..30 => self.change_cancellation(),
+            30..34 => self.cancel_at_a_date(),
+            34..40 => self.change_collection(),
+            40..56 => self.renew(),
+            56..60 => self.change_payment_method(),
+            60..72 => self.change_add_ons(),
+            72..75 => self.grant_trial(),
+            75..79 => self.change_item_trial(),
+            79..82 => self.remind_of_trial(),
+            82..86 => self.change_note(),
+            86..91 => self.change_features(),
+            91..97 => self.settle_an_older_invoice(),
             _ => self.undo(),
         }
     }
@@ -60,15 +64,46 @@ impl Draft<'_> {
         });
     }
 
-    fn change_add_on(&mut self) {
+    /// An add-on comes, goes, or changes its quantity; what is added is billed.
+    fn change_add_ons(&mut self) {
         let add_on = self.add_on();
-        self.change(|state| {
-            if state.items.len() > 1 {
-                state.items.truncate(1);
-            } else {
-                state.items.push(add_on);
+        let (count, at) = (self.state.items.len(), self.rng.random_range(0..self.state.items.len()));
+        match self.rng.random_range(0..3) {
+            0 if at > 0 => self.change(|state| drop(state.items.remove(at))),
+            1 if at > 0 => self.change(|state| {
+                let item = &mut state.items[at];
+                item.quantity = item.quantity.map(|quantity| quantity + 1);
+            }),
+            _ if count < 4 => {
+                let invoice = self.bill();
+                self.change(|state| {
+                    state.items.push(add_on);
+                    state.latest_invoice = invoice;
+                });
+                self.advance_up_to(1);
+                let is_paid = self.rng.random_bool(0.8);
+                self.settle(is_paid);
             }
+            _ => {}
+        }
+    }
+
+    /// A trial of one item, whose subscription goes on as it was.
+    fn change_item_trial(&mut self) {
+        if self.life.shape != Shape::Endive {
+            return;
+        }
+        let (trial, at) = ((self.now, self.now + 14 * DAY), self.rng.random_range(0..self.state.items.len()));
+        self.change(|state| {
+            let Item { trial: former, .. } = &mut state.items[at];
+            *former = if former.is_none() { Some(trial) } else { None };
         });
+    }
+
+    /// A note comes, is replaced, or goes.
+    fn change_note(&mut self) {
+        let (note, is_kept) = (self.next_id("note"), self.rng.random_bool(0.7));
+        self.change(|state| state.note = is_kept.then_some(note));
     }
 
     pub(super) fn change_payment_method(&mut self) {
@@ -76,26 +111,41 @@ impl Draft<'_> {
         self.change(|state| state.payment_method = Some(method));
     }
 
-    /// To end with the period, or not after all.
+    /// To end with the period, or not after all. With flexible billing that is a date like any other.
     fn change_cancellation(&mut self) {
-        let now = self.now;
-        self.change(|state| {
-            let is_wanted = state.cancel_at.is_none();
-            state.cancel_at_period_end = is_wanted;
-            state.cancel_at = is_wanted.then_some(state.period.1);
-            state.canceled_at = is_wanted.then_some(now);
-            state.cancellation_reason = is_wanted.then_some("cancellation_requested");
-        });
+        if self.state.is_scheduled_to_end() {
+            self.change(|state| {
+                state.cancel_at_period_end = false;
+                state.cancel_at = None;
+                state.canceled_at = None;
+                state.cancellation_reason = None;
+                state.cancellation_feedback = None;
+            });
+        } else {
+            self.schedule_the_end(self.life.shape != Shape::Endive, self.state.period.1);
+        }
     }
 
     fn cancel_at_a_date(&mut self) {
-        let (now, at) = (self.now, self.now + self.rng.random_range(9..90) * DAY);
+        let at = self.now + self.rng.random_range(9..90) * DAY;
+        self.schedule_the_end(false, at);
+    }
+
+    fn schedule_the_end(&mut self, is_with_period: bool, at: i64) {
+        let (now, feedback) = (self.now, self.feedback());
+        // Before it was made for both, `cancel_at` was for other days than the period's end.
+        let is_bare = is_with_period && self.life.shape == Shape::Classic && self.rng.random_bool(0.3);
         self.change(|state| {
-            state.cancel_at_period_end = false;
-            state.cancel_at = Some(at);
+            state.cancel_at_period_end = is_with_period;
+            state.cancel_at = (!is_bare).then_some(at);
             state.canceled_at = Some(now);
             state.cancellation_reason = Some("cancellation_requested");
+            state.cancellation_feedback = feedback;
         });
+    }
+
+    fn feedback(&mut self) -> Option<&'static str> {
+        [None, Some("too_expensive"), Some("unused"), Some("missing_features")][self.rng.random_range(0..4)]
     }
 
     fn change_collection(&mut self) {
@@ -107,34 +157,34 @@ impl Draft<'_> {
     fn renew(&mut self) {
         let start = self.state.period.1;
         self.advance_to(start);
-        if self.state.cancel_at.is_some_and(|at| at <= self.now) {
+        if self.state.cancel_at_period_end || self.state.cancel_at.is_some_and(|at| at <= self.now) {
             self.end();
             return;
         }
-        let (period, invoice) = (self.next_period(start), self.next_invoice());
+        let (period, invoice) = (self.next_period(start), self.bill());
         self.change(|state| {
             state.period = period;
             state.latest_invoice = invoice;
         });
         self.advance_up_to(2);
         let is_paid = self.rng.random_bool(0.7);
-        self.invoice(is_paid);
+        self.settle(is_paid);
         if !is_paid && self.state.status == "active" {
             self.change(|state| state.status = "past_due");
         }
     }
 
-    /// Of an invoice that was not paid: more attempts fail, or one succeeds.
+    /// Of an invoice that was not paid: more attempts fail, or one succeeds, or it is given up.
     fn pay_late(&mut self) {
         let fails_once_more = self.rng.random_bool(0.3);
         if fails_once_more {
-            self.invoice(false);
+            self.settle(false);
         }
         if self.rng.random_bool(0.2) {
             self.change(|state| state.status = "unpaid");
             return;
         }
-        self.invoice(true);
+        self.settle(true);
         self.change(|state| state.status = "active");
     }
 
@@ -168,17 +218,17 @@ impl Draft<'_> {
             return;
         }
         self.begin_period("active");
-        self.invoice(true);
+        self.settle(true);
     }
 
     fn resume(&mut self) {
         self.begin_period("active");
         self.tell(What::Resumed);
-        self.invoice(true);
+        self.settle(true);
     }
 
     fn begin_period(&mut self, status: &'static str) {
-        let (period, invoice) = (self.next_period(self.now), self.next_invoice());
+        let (period, invoice) = (self.next_period(self.now), self.bill());
         self.change(|state| {
             state.status = status;
             state.period = period;
@@ -201,22 +251,29 @@ impl Draft<'_> {
         self.advance(1);
     }
 
-    /// Deleted; what is owed may still be paid, or not.
+    /// Deleted, with the customer's features; what is owed may still be paid, or not.
     pub(super) fn end(&mut self) {
         let now = self.now;
+        let reason = if matches!(self.state.status, "past_due" | "unpaid") {
+            "payment_failed"
+        } else {
+            "cancellation_requested"
+        };
         let ended = State {
             status: "canceled",
             canceled_at: self.state.canceled_at.or(Some(now)),
-            cancellation_reason: self.state.cancellation_reason.or(Some("cancellation_requested")),
+            cancellation_reason: self.state.cancellation_reason.or(Some(reason)),
             ended_at: Some(now),
             ..self.state.clone()
         };
         self.state = ended;
         self.tell(What::Deleted);
-        if self.rng.random_bool(0.3) {
+        if !self.features.is_empty() {
+            self.tell_features(Vec::new());
+        }
+        if self.rng.random_bool(0.4) {
             self.advance_up_to(5);
-            let is_paid = self.rng.random_bool(0.5);
-            self.invoice(is_paid);
+            self.settle_an_older_invoice();
         }
     }
 }

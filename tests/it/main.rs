@@ -52,6 +52,7 @@ mod replicas;
 mod service;
 mod setup;
 mod shapes;
+mod simulate;
 mod startup;
 mod stop;
 mod strangers;

@@ -1,5 +1,6 @@
 //! `subledger simulate`, and the server that it is aimed at, as the real binary.
 
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 
 use super::app::{ADMIN_TOKEN, WEBHOOK_SECRET};
@@ -17,6 +18,19 @@ fn configured(database_url: &str) -> Command {
 /// A server on a database.
 pub fn serve(database_url: &str) -> Server {
     Server::start(&mut configured(database_url))
+}
+
+/// The same, which calls the stand-in for Stripe's API that `simulate --stripe-api` serves at `stripe`.
+pub fn serve_with_stripe(database_url: &str, stripe: SocketAddr, further: &[(&str, &str)]) -> Server {
+    let mut command = configured(database_url);
+    command.env("STRIPE_API_BASE", format!("http://{stripe}")).env("STRIPE_SECRET_KEY", "sk_test_key");
+    command.env("STRIPE_READS_PER_SECOND", "5000").env("RECONCILE_EVERY", "off");
+    Server::start(command.envs(further.iter().copied()))
+}
+
+/// An address of this machine at which nothing listens.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Begins to send lives to `address` (host and port), each delivery for up to a minute, and to compare with
