@@ -19,9 +19,6 @@ use crate::stripe::PricePlans;
 /// What stands for the outcome of an event that is not recorded.
 const LOST: &str = "lost";
 
-/// The field of a difference in an event's outcome.
-const OUTCOME: &str = "outcome";
-
 /// Ids that one query asks for.
 const BATCH: usize = 500;
 
@@ -60,10 +57,9 @@ impl Comparison {
         self.outcomes.keys().all(|outcome| outcome == LOST)
     }
 
-    /// Whether an event is parked that should have been applied.
-    pub(super) fn leaves_parked(&self) -> bool {
-        let parked = Outcome::Parked.as_str();
-        self.differences.iter().any(|difference| difference.field == OUTCOME && difference.found == parked)
+    /// How many events are parked that should have been applied.
+    pub(super) fn parked(&self) -> usize {
+        self.outcomes.get(Outcome::Parked.as_str()).copied().unwrap_or_default()
     }
 }
 
@@ -190,7 +186,12 @@ impl Expected<'_> {
                 let outcome = found.get(id).map_or(LOST, String::as_str);
                 if !matches!(outcome, "applied" | "stale") {
                     let (of, expected) = (id.to_owned(), "applied or stale".to_owned());
-                    comparison.differences.push(Difference { of, field: OUTCOME, expected, found: outcome.to_owned() });
+                    comparison.differences.push(Difference {
+                        of,
+                        field: "outcome",
+                        expected,
+                        found: outcome.to_owned(),
+                    });
                 }
                 *comparison.outcomes.entry(outcome.to_owned()).or_default() += 1;
             }

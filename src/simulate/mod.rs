@@ -47,7 +47,7 @@ use stripe::Happened;
 use tally::{Tally, listed};
 use thin::{Form, Forms};
 
-/// How long events may stay parked that the last delivery should have released.
+/// How long events may stay parked that the last delivery should have released, without any of them being applied.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many differences are shown.
@@ -254,6 +254,7 @@ impl Simulate {
     /// Compares; a database that is just coming back is waited for.
     async fn compare(&self, run: &Run) -> Result<Comparison> {
         let started = Instant::now();
+        let (mut parked, mut last_progress) = (usize::MAX, started);
         let (lives, plans, can_fetch) = (&run.lives, &run.plans, self.stripe_api.is_some());
         let expected = Expected { lives, forms: self.forms(), plans, can_fetch };
         loop {
@@ -263,7 +264,10 @@ impl Simulate {
             };
             match attempt.await {
                 // What a lost connection kept from being applied, the server's next sweep applies.
-                Ok(comparison) if comparison.leaves_parked() && started.elapsed() < SWEEP_PATIENCE => {
+                Ok(comparison) if comparison.parked() > 0 && last_progress.elapsed() < SWEEP_PATIENCE => {
+                    if comparison.parked() < parked {
+                        (parked, last_progress) = (comparison.parked(), Instant::now());
+                    }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 Ok(comparison) => return Ok(comparison),

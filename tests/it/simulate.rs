@@ -42,17 +42,17 @@ const PLANS: &str = "price_1SimTeamMonthly0000001=crew,prod_SimSupport001=suppor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_with_listed_prices_lead_to_the_truth() {
-    check(&Setup::start(PLANS).simulate(40, &["--seed", "3"]).await);
+    check(&Setup::start(PLANS).simulate(15, &["--seed", "3"]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thin_events_lead_to_the_truth() {
-    check(&Setup::start("").simulate(25, &["--seed", "1", "--thin"]).await);
+    check(&Setup::start("").simulate(8, &["--seed", "1", "--thin"]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_and_thin_events_of_the_same_changes_lead_to_the_truth() {
-    check(&Setup::start(PLANS).simulate(25, &["--seed", "2", "--forms", "both"]).await);
+    check(&Setup::start(PLANS).simulate(8, &["--seed", "2", "--forms", "both"]).await);
 }
 
 /// What a trigger does to a row, and the field in which `simulate` has to find it.
@@ -81,7 +81,7 @@ async fn whatever_the_tables_show_amiss_is_found() {
              CREATE TRIGGER spoil BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION spoil()"
         );
         sql.batch_execute(&trigger).await.unwrap();
-        let ran = setup.simulate(12, &["--seed", "4"]).await;
+        let ran = setup.simulate(8, &["--seed", "4"]).await;
         sql.batch_execute("DROP FUNCTION spoil CASCADE").await.unwrap();
         ran.ends_with(1);
         assert!(ran.out.contains(&format!(": {field}: expected ")), "{fault}\n{}", ran.out);
