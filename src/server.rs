@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::db::connect::Target;
-use crate::db::{installation, migrations, pool};
+use crate::db::pool::Pool;
+use crate::db::{installation, migrations};
 use crate::handlers::{Handlers, Policy};
 use crate::http::limits::{self, Budget, Connections, ParsingBudget};
 use crate::http::{self, State};
@@ -84,8 +85,7 @@ pub fn service(config: &Config, database: Target) -> Service {
         stripe.observe(move |outcome| metrics.stripe_request(outcome));
     }
     Service::new(Parts {
-        pool: pool::build(database.clone(), config.pool_size, config.pool_timeout),
-        reserve: pool::build_reserve(database, config.pool_timeout),
+        pool: Pool::new(database, config.pool_size, config.pool_timeout),
         pool_size: config.pool_size,
         queue_timeout: config.pool_timeout,
         stripe: config.stripe.clone(),

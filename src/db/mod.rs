@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod backfill;
+mod breaker;
 mod cached;
 pub mod change_push;
 pub mod changes;

@@ -8,8 +8,10 @@ use std::fmt;
 use std::future::{Ready, ready};
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -57,7 +59,23 @@ pub struct ServerError {
 
 /// The first error of a session since it was last taken. Later ones of the same transaction are its consequences.
 #[derive(Clone, Debug, Default)]
-pub struct FirstError(Arc<Mutex<Option<ServerError>>>);
+pub struct FirstError {
+    error: Arc<Mutex<Option<ServerError>>>,
+    received: Arc<OnceLock<Received>>,
+}
+
+/// Counts what several sessions receive from their server: while it grows, the server is there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Received(Arc<AtomicU64>);
+
+impl Received {
+    /// Waits for `period`; returns whether no session has received anything meanwhile.
+    pub(super) async fn is_silent_for(&self, period: Duration) -> bool {
+        let before = self.0.load(Ordering::Relaxed);
+        tokio::time::sleep(period).await;
+        self.0.load(Ordering::Relaxed) == before
+    }
+}
 
 /// Ends the task that drives a connection when it is dropped, and so closes the connection at once. By itself the task
 /// would wait for the answer to a statement that nobody waits for any more.
@@ -73,11 +91,16 @@ impl Drop for Driver {
 impl FirstError {
     /// Takes the error; `None` if the server reported none.
     pub fn take(&self) -> Option<ServerError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn note(&self, error: ServerError) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// From now on, counts in `received` what the session receives.
+    pub(super) fn count_in(&self, received: &Received) {
+        self.received.get_or_init(|| received.clone());
     }
 }
 
@@ -149,7 +172,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let Self { parser, error, .. } = &mut *self;
-        parser.read(buf.filled().get(before..).unwrap_or_default(), error);
+        let bytes = buf.filled().get(before..).unwrap_or_default();
+        if !bytes.is_empty()
+            && let Some(received) = error.received.get()
+        {
+            received.0.fetch_add(1, Ordering::Relaxed);
+        }
+        parser.read(bytes, error);
         polled
     }
 }

@@ -201,7 +201,7 @@ impl Streaming {
             match self.reader.read().await {
                 Ok(page) => self.queued.extend(page.changes),
                 Err(error) => {
-                    log::warn!("a stream of changes waits: {}", error.chain());
+                    log::log!(error.log_level(log::Level::Warn), "a stream of changes waits: {}", error.chain());
                     tokio::time::sleep(ERROR_PAUSE).await;
                 }
             }

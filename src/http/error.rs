@@ -102,7 +102,8 @@ impl ApiError {
 
     /// The answer to an admin whose request failed in the service; logs the cause.
     pub fn of_request(error: ServiceError) -> Self {
-        log::error!(request_id = request_id::current(); "a request failed: {}", error.chain());
+        let level = error.log_level(log::Level::Error);
+        log::log!(level, request_id = request_id::current(); "a request failed: {}", error.chain());
         match error {
             ServiceError::Unavailable(_) => Self::Unavailable,
             ServiceError::Failed(_) => Self::Internal,

@@ -145,7 +145,7 @@ pub(super) async fn replay_and_log(state: &State, id: String) -> Result<Replayed
             Ok(replayed)
         }
         Err(error) => {
-            log::error!(event_id = id, request_id; "replay failed: {}", error.chain());
+            log::log!(error.log_level(log::Level::Error), event_id = id, request_id; "replay failed: {}", error.chain());
             Err(match error {
                 ServiceError::Unavailable(_) => ApiError::Unavailable,
                 ServiceError::Failed(_) => ApiError::EventFailed,

@@ -24,7 +24,8 @@ pub async fn show(_: Admin, state: Data<State>) -> Result<HttpResponse, ApiError
     let service = &state.service;
     // Without an answer the last figure stays.
     if let Err(error) = service.pending_changes().await {
-        log::warn!(request_id = request_id::current(); "cannot count the pending changes: {}", error.chain());
+        let level = error.log_level(log::Level::Warn);
+        log::log!(level, request_id = request_id::current(); "cannot count the pending changes: {}", error.chain());
     }
     let text = service.metrics().text(service.pool_figures()).map_err(|error| {
         log::error!(request_id = request_id::current(); "the metrics cannot be written: {error}");

@@ -118,7 +118,8 @@ impl<'a> Delivery<'a> {
                 }
             }
             Err(error) => {
-                log::error!(event_id = id, event_type, millis, request_id; "delivery failed: {}", error.chain());
+                let level = error.log_level(log::Level::Error);
+                log::log!(level, event_id = id, event_type, millis, request_id; "delivery failed: {}", error.chain());
             }
         }
     }

@@ -210,8 +210,8 @@ impl Service {
         self.on_runtime(async move {
             let mut retries = 0;
             loop {
-                let attempt = tokio::time::timeout(super::ATTEMPT_LIMIT, service.try_change(&change, retries > 0));
-                let error = match attempt.await.unwrap_or(Err(AttemptError::TimedOut)) {
+                let attempt = service.within(super::ATTEMPT_LIMIT, service.try_change(&change, retries > 0));
+                let error = match attempt.await {
                     Ok(output) => return Ok(output),
                     Err(error) => error,
                 };

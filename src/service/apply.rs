@@ -126,9 +126,9 @@ impl Service {
         let submissions: Vec<_> = batch.iter().map(|entry| &entry.submission).collect();
         let answers = Answers::none_yet(self.parts().stripe.is_some());
         let attempt = self.attempt(&submissions, &answers, Sharing::Batch, Ending::Commit);
-        let attempt = AssertUnwindSafe(tokio::time::timeout(ATTEMPT_LIMIT, attempt)).catch_unwind().await;
+        let attempt = AssertUnwindSafe(self.within(ATTEMPT_LIMIT, attempt)).catch_unwind().await;
         match attempt {
-            Ok(Ok(Ok(attempted))) => {
+            Ok(Ok(attempted)) => {
                 let mut releasing = Vec::new();
                 for (entry, attempted) in batch.into_iter().zip(attempted) {
                     match attempted {
@@ -139,18 +139,17 @@ impl Service {
                 }
                 self.finish_releasing(releasing);
             }
-            Ok(Ok(Err(AttemptError::Pool(error)))) => {
+            Ok(Err(AttemptError::Pool(error))) => {
                 for entry in batch {
                     self.parts().metrics.failure(FailureReason::Database);
-                    let error = anyhow::anyhow!("{error}").context("no connection to the database");
-                    entry.answer.send(Err(ServiceError::Unavailable(error))).ok();
+                    entry.answer.send(Err(AttemptError::Pool(error.clone()).into())).ok();
                 }
             }
             // What befalls one event, be it a panic, is not the others'.
             failed => {
                 // The answer to a COMMIT may be lost; alone each event is a duplicate then, which releases nothing.
                 self.release_later(batch.iter().flat_map(|entry| awaited_by_others(&entry.submission.event)));
-                if let Ok(Ok(Err(error))) = failed {
+                if let Ok(Err(error)) = failed {
                     log::debug!("a batch of {} events is applied one by one: {error}", batch.len());
                 }
                 batch.into_iter().for_each(|entry| self.start_alone(entry));
@@ -252,7 +251,7 @@ impl Service {
             drop(waiting);
             let alone = [submission];
             let attempt = self.attempt(&alone, &answers, Sharing::Alone, ending);
-            let attempted = tokio::time::timeout(ATTEMPT_LIMIT, attempt).await.unwrap_or(Err(AttemptError::TimedOut));
+            let attempted = self.within(ATTEMPT_LIMIT, attempt).await;
             drop(permit);
             let error = match attempted.map(|mut attempted| attempted.pop()) {
                 Ok(Some(Attempted::Applied(applied))) => return Ok(applied),
@@ -427,14 +426,15 @@ impl Service {
     /// A connection for the delivery path: not checked, since an attempt is run again over another one if it is closed.
     async fn fast_connection(&self) -> Result<Pooled, AttemptError> {
         let _waiting = self.parts().metrics.waiting();
-        self.parts().pool.get_owned().await.map_err(AttemptError::Pool)
+        self.parts().pool.get().await.map_err(AttemptError::Pool)
     }
 
     /// A connection that answers. If it does not, all that were opened before now are dropped, and another is taken.
     pub(super) async fn connection(&self) -> Result<Pooled, AttemptError> {
         let mut conn = self.fast_connection().await?;
         for _ in 1..MAX_CLOSED {
-            match conn.batch_execute("SELECT 1").await {
+            let answer = self.parts().pool.until_outage(conn.batch_execute("SELECT 1")).await;
+            match answer.map_err(AttemptError::GivenUp)? {
                 Ok(()) => break,
                 Err(error) => {
                     log::debug!("a connection to the database is closed, opening another: {error}");

@@ -124,7 +124,9 @@ impl Service {
             if self.inner.feed.latest.receiver_count() > 0 {
                 match self.poll_once(last).await {
                     Ok(now) => last = Some(now),
-                    Err(error) => log::warn!("cannot read the changes: {}", error.chain()),
+                    Err(error) => {
+                        log::log!(error.log_level(log::Level::Warn), "cannot read the changes: {}", error.chain())
+                    }
                 }
             }
             tokio::time::sleep(POLL_INTERVAL).await;

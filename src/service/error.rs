@@ -7,7 +7,7 @@ use thiserror::Error;
 use tokio::task::JoinError;
 
 use super::thin::ThinError;
-use crate::db::pool::PoolGetError;
+use crate::db::pool::PoolError;
 use crate::db::sqlstate::{FirstError, ServerError};
 use crate::handlers::work::is_violation_of;
 use crate::handlers::{HandlerError, Subject};
@@ -42,6 +42,15 @@ impl ServiceError {
             Self::Unavailable(error) | Self::Failed(error) => format!("{error:#}"),
         }
     }
+
+    /// The level at which to log it: `usual`, but `Debug` for what an outage of the database causes. The outage itself is
+    /// logged when it begins and when it ends.
+    pub fn log_level(&self, usual: log::Level) -> log::Level {
+        let (Self::Unavailable(error) | Self::Failed(error)) = self;
+        let is_outage =
+            |cause: &(dyn std::error::Error + 'static)| matches!(cause.downcast_ref(), Some(PoolError::Outage(_)));
+        if error.chain().any(is_outage) { log::Level::Debug } else { usual }
+    }
 }
 
 impl From<AttemptError> for ServiceError {
@@ -69,7 +78,9 @@ impl From<JoinError> for ServiceError {
 #[derive(Debug, Error)]
 pub(super) enum AttemptError {
     #[error("no connection to the database")]
-    Pool(#[source] PoolGetError),
+    Pool(#[source] PoolError),
+    #[error("given up while it was under way")]
+    GivenUp(#[source] PoolError),
     #[error("timed out waiting for earlier events")]
     Queue,
     #[error("the database did not answer in time")]
@@ -164,7 +175,7 @@ impl AttemptError {
                 Class::Conflict
             }
             Self::Server { server, .. } => class_of(server.state.as_str()),
-            Self::ConnectionLost(_) => Class::Connection,
+            Self::ConnectionLost(_) | Self::GivenUp(_) => Class::Connection,
             Self::TimedOut | Self::Queue => Class::Timeout,
             Self::Thin(error) if error.is_unavailability() => Class::Unavailable,
             Self::Pool(_) | Self::Stripe { .. } | Self::TooManyQuestions => Class::Unavailable,

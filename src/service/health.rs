@@ -57,7 +57,7 @@ impl Service {
         match check.await {
             Ok(state) => state,
             Err(error) => {
-                log::warn!("health check failed: the database does not answer: {}", error.chain());
+                log::log!(error.log_level(log::Level::Warn), "health check failed: {}", error.chain());
                 DatabaseState::Away
             }
         }

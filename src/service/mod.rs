@@ -75,10 +75,8 @@ use crate::stripe::redact::StoredPayloads;
 pub struct Parts {
     /// Connections to the database.
     pub pool: Pool,
-    /// How many there are at most.
+    /// How many there are at most, without those in reserve for health checks and admins' sessions.
     pub pool_size: u32,
-    /// Further ones for health checks and admins' sessions.
-    pub reserve: Pool,
     /// How long an event waits in the queue behind those that came before it, at most.
     pub queue_timeout: Duration,
     /// Stripe's API; `None` without a key, and then nothing calls out.
@@ -194,10 +192,21 @@ impl Service {
         T: Send + 'static,
         F: Future<Output = Result<T, ServiceError>> + Send + 'static,
     {
-        let limited = async move {
-            tokio::time::timeout(limit, task).await.unwrap_or_else(|_| Err(AttemptError::TimedOut.into()))
-        };
-        self.on_runtime(limited).await
+        let service = self.clone();
+        self.on_runtime(async move { service.within(limit, task).await }).await
+    }
+
+    /// Runs `task`, which uses the database, for at most `limit`, and not into an outage of the database.
+    async fn within<T, E>(&self, limit: Duration, task: impl Future<Output = Result<T, E>>) -> Result<T, E>
+    where
+        E: From<AttemptError>,
+    {
+        let limited = self.parts().pool.until_outage(tokio::time::timeout(limit, task)).await;
+        match limited {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(AttemptError::TimedOut.into()),
+            Err(outage) => Err(AttemptError::GivenUp(outage).into()),
+        }
     }
 
     /// Runs `task` on the runtime that owns the connections, since the workers of the HTTP server end before it.

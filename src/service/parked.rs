@@ -61,7 +61,11 @@ impl Service {
         match self.look_for_parked(&awaited).await {
             Ok(found) => found,
             Err(error) => {
-                log::warn!("cannot look for parked events, the next sweep will: {}", error.chain());
+                log::log!(
+                    error.log_level(log::Level::Warn),
+                    "cannot look for parked events, the next sweep will: {}",
+                    error.chain()
+                );
                 self.release_later(awaited);
                 HashSet::new()
             }
@@ -94,7 +98,11 @@ impl Service {
     pub(super) async fn release_all(&self, releases: impl IntoIterator<Item = Awaited>, with_failed: bool) {
         for awaited in releases {
             if let Err(error) = self.release(&awaited, with_failed).await {
-                log::warn!("cannot apply the events parked for {awaited:?}, the next sweep will: {}", error.chain());
+                log::log!(
+                    error.log_level(log::Level::Warn),
+                    "cannot apply the events parked for {awaited:?}, the next sweep will: {}",
+                    error.chain()
+                );
                 self.release_later([awaited]);
             }
         }
@@ -195,7 +203,12 @@ impl Service {
                     break;
                 }
                 Err(error) if attempt == MAX_ATTEMPTS => return Err(error),
-                Err(error) => log::warn!("parked event {}, attempt {attempt}: {}", parked.id, error.chain()),
+                Err(error) => log::log!(
+                    error.log_level(log::Level::Warn),
+                    "parked event {}, attempt {attempt}: {}",
+                    parked.id,
+                    error.chain()
+                ),
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
@@ -230,7 +243,7 @@ impl Service {
             while let Some(inner) = weak.upgrade() {
                 let service = Self { inner };
                 if let Err(error) = service.sweep(&mut next_scan).await {
-                    log::warn!("cannot look for parked events: {}", error.chain());
+                    log::log!(error.log_level(log::Level::Warn), "cannot look for parked events: {}", error.chain());
                 }
                 drop(service);
                 tokio::time::sleep(SWEEP_EVERY).await;

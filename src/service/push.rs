@@ -184,7 +184,7 @@ impl Service {
                     let id = match &ended { Ok((id, _)) => *id, Err(error) => error.id() };
                     accounts.remove(&id);
                     match ended {
-                        Ok((_, Err(error))) => log::warn!("pushing changes: {}", error.chain()),
+                        Ok((_, Err(error))) => log::log!(error.log_level(log::Level::Warn), "pushing changes: {}", error.chain()),
                         Err(error) => log::error!("pushing changes: {error}"),
                         Ok((_, Ok(()))) => {}
                     }

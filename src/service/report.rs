@@ -47,16 +47,18 @@ impl Service {
         }
         match self.record_failure(event, &error.chain()).await {
             Ok(()) => error,
-            // Tables that are not as they should be: this says nothing of whether a later attempt may succeed.
-            Err(second) if second.class() == Class::Event => {
-                log::error!("cannot record the failure of event {}: {:#}", event.id, anyhow::Error::from(second));
-                error
-            }
-            // A database that cannot even take this (read-only, full, shutting down) is not the event's fault.
             Err(second) => {
-                log::error!("cannot record the failure of event {}: {:#}", event.id, anyhow::Error::from(second));
-                match error {
-                    ServiceError::Failed(cause) | ServiceError::Unavailable(cause) => ServiceError::Unavailable(cause),
+                let second = ServiceError::from(second);
+                log::log!(
+                    second.log_level(log::Level::Error),
+                    "cannot record the failure of event {}: {}",
+                    event.id,
+                    second.chain()
+                );
+                match (error, second) {
+                    // A database that cannot even take this (read-only, full, shutting down) is not the event's fault.
+                    (ServiceError::Failed(cause), ServiceError::Unavailable(_)) => ServiceError::Unavailable(cause),
+                    (error, _) => error,
                 }
             }
         }

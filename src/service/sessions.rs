@@ -114,6 +114,6 @@ impl Service {
 
     /// A connection beside the pool that serves deliveries.
     pub(super) async fn reserve_connection(&self) -> Result<Pooled, AttemptError> {
-        self.parts().reserve.get_owned().await.map_err(AttemptError::Pool)
+        self.parts().pool.get_reserve().await.map_err(AttemptError::Pool)
     }
 }

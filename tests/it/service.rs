@@ -8,7 +8,8 @@ use std::time::Duration;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
-use subledger::db::{Conn, pool};
+use subledger::db::Conn;
+use subledger::db::pool::Pool;
 use subledger::handlers::{Context, Handle, Handled, HandlerError, Handlers, Outcome, Policy, Sharing, Work};
 use subledger::service::{Parts, Recorded, Service, ServiceError};
 use subledger::stripe::Event as StripeEvent;
@@ -22,10 +23,9 @@ use crate::support::events::subscription;
 /// The service without HTTP, with these handlers: one replica of it.
 fn service_with(database: &Database, pool_size: u32, handlers: impl Handle + 'static) -> Service {
     Service::new(Parts {
-        pool: pool::build(database.target(), pool_size, Duration::from_secs(2)),
+        pool: Pool::new(database.target(), pool_size, Duration::from_secs(2)),
         pool_size,
         queue_timeout: Duration::from_secs(2),
-        reserve: pool::build_reserve(database.target(), Duration::from_secs(2)),
         stripe: None,
         policy: Policy::default(),
         handlers: Arc::new(handlers),
