@@ -192,3 +192,24 @@ fn is_outage(sqlstate: &str) -> bool {
     // cannot reach the server.
     matches!(sqlstate, "57P01" | "57P02" | "57P03") || sqlstate.starts_with("08")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_server_that_serves_nobody_begins_an_outage() {
+        for (state, begins) in [
+            ("57P01", true),
+            ("57P03", true),
+            ("08006", true),
+            ("08P01", true),
+            ("53300", false),
+            ("28P01", false),
+            ("3D000", false),
+            ("55000", false),
+        ] {
+            assert_eq!(is_outage(state), begins, "{state}");
+        }
+    }
+}

@@ -37,6 +37,7 @@ mod model;
 mod openapi;
 mod openapi_properties;
 mod ordering;
+mod outage;
 mod parking;
 mod personal_data;
 mod plans;
