@@ -12,9 +12,15 @@ use crate::support::server::Server;
 /// How often each is measured.
 const TIMES: usize = 20;
 
+/// The invoice that only the oldest event is about.
+pub const OLD_INVOICE: &str = "in_1BenchOldInvoice";
+
+/// The account with many subscriptions.
+pub const LARGE_ACCOUNT: &str = "00000000-0000-4000-8000-000000000500";
+
 /// Reads of the rows that were filled in and of those that were delivered, and the status that each answers: also what
 /// finds nothing.
-const PATHS: [(&str, u16); 13] = [
+const PATHS: [(&str, u16); 18] = [
     ("/health", 200),
     ("/events?limit=20", 200),
     ("/events?customer=cus_00000000000005", 200),
@@ -28,6 +34,11 @@ const PATHS: [(&str, u16); 13] = [
     ("/admin/search?q=in_1NobodyHasThisInvoiceId01", 404),
     ("/admin/search?q=evt_1NobodyHasThisEventId01", 404),
     ("/admin/search?q=nobody%20has%20this%20name", 404),
+    ("/admin/search?q=in_1BenchOldInvoice", 303),
+    ("/events?type=invoice.paid&status=parked", 200),
+    ("/events?type=customer.subscription.updated&status=failed", 200),
+    ("/admin/accounts/00000000-0000-4000-8000-000000000500", 200),
+    ("/api/v1/accounts/00000000-0000-4000-8000-000000000500", 200),
 ];
 
 pub fn latencies(server: &Server, column: &mut Column) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::behind_proxy;
-use crate::support::app::{answer, next_check};
+use crate::support::app::{answer, answers_again, next_check};
 use crate::support::events::{created, subscription, updated};
 use crate::support::{Settings, TestApp};
 
@@ -46,13 +46,13 @@ async fn a_host_that_fell_silent_for_good_is_given_up_and_the_next_one_used_with
     app.account_of("cus_1").await;
     assert_eq!(app.deliver(created("evt_1", 100, subscription("sub_1", "cus_1", "active", 5))).await.status, 200);
     proxy.stall();
-    // One is held in the pool's only open connection until its time is up, and is tried again then; the others wait for
-    // it in vain. At the same moment it would take them along.
+    // One is held in the pool's only open connection until that is given up; the others wait for it in vain.
     let held = async {
         let started = Instant::now();
         let answer = app.deliver(updated("evt_2", 200, subscription("sub_1", "cus_1", "active", 7))).await;
-        assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{answer:?}");
-        assert!(started.elapsed() < Duration::from_secs(26), "{:?}", started.elapsed());
+        // 503, unless the next host answers before it is tried again. Measured: after 1.9 s.
+        assert!([200, 503].contains(&answer.status), "{answer:?}");
+        assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     };
     let refused = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -64,6 +64,7 @@ async fn a_host_that_fell_silent_for_good_is_given_up_and_the_next_one_used_with
         proxy.serve_new();
     };
     tokio::join!(held, async { tokio::join!(refused, later) });
+    answers_again(&app).await;
     for event in ["evt_2", "evt_3", "evt_4"] {
         let answer = app.deliver(updated(event, 200, subscription("sub_1", "cus_1", "active", 7))).await;
         assert_eq!(answer.status, 200, "{event}: {answer:?}");
