@@ -116,7 +116,7 @@ impl Breaker {
         if server.is_some_and(|server| !is_outage(server.state.as_str())) {
             return false;
         }
-        let is_silent = self.0.received.is_silent_for(SILENCE).await;
+        let is_silent = self.0.received.are_open_silent_for(SILENCE).await;
         if is_silent {
             self.open(cause);
         }

@@ -130,7 +130,7 @@ impl ManageConnection for Manager {
     async fn connect(&self) -> Result<Connection, ConnectError> {
         let current = self.breaker.generation().clone();
         let generation = current.load(Ordering::Relaxed);
-        let first_error = FirstError::default();
+        let first_error = FirstError::counting(self.breaker.received());
         let (conn, driver) = match self.breaker.target().connect_watched(&first_error).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -139,7 +139,7 @@ impl ManageConnection for Manager {
                 return Err(if is_outage { ConnectError::Outage(error) } else { ConnectError::Connect(error) });
             }
         };
-        first_error.count_in(self.breaker.received());
+        first_error.note_open();
         Ok(Connection { conn, first_error, _driver: driver, generation, current })
     }
 
@@ -209,7 +209,7 @@ impl Pool {
 
     async fn watch_for_silence(&self) -> Infallible {
         loop {
-            let is_silent = self.breaker.received().is_silent_for(SUSPICION).await;
+            let is_silent = self.breaker.received().are_all_silent_for(SUSPICION).await;
             // One asks for all that wait.
             if let (true, Ok(_asking)) = (is_silent, self.asking.try_lock()) {
                 self.open_if_silent().await;
@@ -217,13 +217,13 @@ impl Pool {
         }
     }
 
-    /// Opens the breaker if the server does not answer on a connection in reserve, nor on any other.
+    /// Opens the breaker if the server does not answer on a connection in reserve, open or to be opened, nor on any other.
     async fn open_if_silent(&self) {
         // A connection that is handed out has answered.
         let answer = async { while self.reserve.get().await.is_err() {} };
         tokio::select! {
             () = answer => {}
-            is_silent = self.breaker.received().is_silent_for(ANSWER_LIMIT) => if is_silent {
+            is_silent = self.breaker.received().are_all_silent_for(ANSWER_LIMIT) => if is_silent {
                 self.breaker.open("the server does not answer");
             },
         }

@@ -8,8 +8,8 @@ use std::fmt;
 use std::future::{Ready, ready};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -61,20 +61,38 @@ pub struct ServerError {
 #[derive(Clone, Debug, Default)]
 pub struct FirstError {
     error: Arc<Mutex<Option<ServerError>>>,
-    received: Arc<OnceLock<Received>>,
+    received: Received,
+    is_open: Arc<AtomicBool>,
 }
 
-/// Counts what several sessions receive from their server: while it grows, the server is there.
+/// Counts what all sessions receive from the server: while it grows, the server is there.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Received(Arc<AtomicU64>);
+pub(super) struct Received {
+    by_all: Arc<AtomicU64>,
+    /// Without sessions that are being opened: those may be told that the server serves nobody.
+    by_open: Arc<AtomicU64>,
+}
 
 impl Received {
     /// Waits for `period`; returns whether no session has received anything meanwhile.
-    pub(super) async fn is_silent_for(&self, period: Duration) -> bool {
-        let before = self.0.load(Ordering::Relaxed);
-        tokio::time::sleep(period).await;
-        self.0.load(Ordering::Relaxed) == before
+    pub(super) async fn are_all_silent_for(&self, period: Duration) -> bool {
+        is_unchanged_for(&self.by_all, period).await
     }
+
+    /// Waits for `period`; returns whether no open session has received anything meanwhile.
+    pub(super) async fn are_open_silent_for(&self, period: Duration) -> bool {
+        is_unchanged_for(&self.by_open, period).await
+    }
+}
+
+async fn is_unchanged_for(count: &AtomicU64, period: Duration) -> bool {
+    // In steps, so that a runtime that lags behind has read what is there before the last of them.
+    const STEPS: u32 = 5;
+    let before = count.load(Ordering::Relaxed);
+    for _ in 0..STEPS {
+        tokio::time::sleep(period / STEPS).await;
+    }
+    count.load(Ordering::Relaxed) == before
 }
 
 /// Ends the task that drives a connection when it is dropped, and so closes the connection at once. By itself the task
@@ -98,9 +116,21 @@ impl FirstError {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
-    /// From now on, counts in `received` what the session receives.
-    pub(super) fn count_in(&self, received: &Received) {
-        self.received.get_or_init(|| received.clone());
+    /// For a session that is about to be opened, and counts in `received` what it receives.
+    pub(super) fn counting(received: &Received) -> Self {
+        Self { received: received.clone(), ..Self::default() }
+    }
+
+    /// From now on the session counts as open.
+    pub(super) fn note_open(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
+    }
+
+    fn note_received(&self) {
+        self.received.by_all.fetch_add(1, Ordering::Relaxed);
+        if self.is_open.load(Ordering::Relaxed) {
+            self.received.by_open.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -173,10 +203,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let Self { parser, error, .. } = &mut *self;
         let bytes = buf.filled().get(before..).unwrap_or_default();
-        if !bytes.is_empty()
-            && let Some(received) = error.received.get()
-        {
-            received.0.fetch_add(1, Ordering::Relaxed);
+        if !bytes.is_empty() {
+            error.note_received();
         }
         parser.read(bytes, error);
         polled

@@ -197,15 +197,22 @@ impl Service {
     }
 
     /// Runs `task`, which uses the database, for at most `limit`, and not into an outage of the database.
-    async fn within<T, E>(&self, limit: Duration, task: impl Future<Output = Result<T, E>>) -> Result<T, E>
+    fn within<T, E>(
+        &self,
+        limit: Duration,
+        task: impl Future<Output = Result<T, E>>,
+    ) -> impl Future<Output = Result<T, E>>
     where
         E: From<AttemptError>,
     {
-        let limited = self.parts().pool.until_outage(tokio::time::timeout(limit, task)).await;
-        match limited {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(AttemptError::TimedOut.into()),
-            Err(outage) => Err(AttemptError::GivenUp(outage).into()),
+        // Boxed: the futures around it would each be as large, more than once.
+        let limited = tokio::time::timeout(limit, Box::pin(task));
+        async move {
+            match self.parts().pool.until_outage(limited).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(AttemptError::TimedOut.into()),
+                Err(outage) => Err(AttemptError::GivenUp(outage).into()),
+            }
         }
     }
 

@@ -88,7 +88,7 @@ async fn told(request: reqwest::RequestBuilder) -> Told {
     Told { status: response.status().as_u16(), retries_later, after: started.elapsed() }
 }
 
-/// Every call is answered 503 at once. Measured: 1 to 3 ms.
+/// Every call is answered 503 at once. Measured: 1 to 30 ms on a machine with seven times as much to do as it has cores.
 async fn check_refused_at_once(program: &Program) {
     for number in 0..5 {
         let calls = program.call_each(number).await;
@@ -108,7 +108,7 @@ async fn a_database_that_is_stopped_is_noticed_at_once_and_used_again_within_a_s
     assert!(first.status == 503 && first.retries_later && first.after < Duration::from_millis(1_500), "{first:?}");
     check_refused_at_once(&program).await;
     cluster.start_on_same_port();
-    // Measured: 0.2 s.
+    // Measured: 0.4 s.
     let after = program.taken_after("evt_2").await;
     assert!(after < Duration::from_millis(1_500), "{after:?}");
     program.check_log("Connection refused");
@@ -128,7 +128,7 @@ async fn a_database_that_falls_silent_is_noticed_before_calls_time_out_and_used_
     }
     check_refused_at_once(&program).await;
     proxy.resume();
-    // Measured: 0.1 s.
+    // Measured: 0.4 s.
     let after = program.taken_after("evt_2").await;
     assert!(after < Duration::from_millis(1_500), "{after:?}");
     program.check_log("the server does not answer");
@@ -149,4 +149,30 @@ async fn a_database_whose_connections_wait_for_locks_is_not_out_of_reach() {
     };
     let (delivered, ()) = tokio::join!(delivery, calls);
     assert_eq!((delivered.status, delivered.outcome()), (200, "ignored"), "{delivered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_no_new_connections_is_used_over_those_that_it_has() {
+    let cluster = Cluster::start().await;
+    let program = Program::start(&format!("postgres://{USER}@{}/app", cluster.host()));
+    let deliver_some = async |round: usize| {
+        let ids: Vec<_> = (0..16).map(|number| format!("evt_{round}_{number}")).collect();
+        join_all(ids.iter().map(|id| program.deliver(id))).await
+    };
+    deliver_some(0).await;
+    // A smart shutdown: the server waits until all sessions have ended, and tells others 57P03.
+    let terminate = "COPY (SELECT) TO PROGRAM 'kill -TERM $(head -n 1 postmaster.pid)'";
+    cluster.client("app").await.batch_execute(terminate).await.unwrap();
+    // It needs a connection of those in reserve, of which none is open yet.
+    let mut health = std::pin::pin!(program.call(Method::GET, "/health"));
+    for round in 1.. {
+        let told = tokio::select! {
+            told = &mut health => {
+                assert!(told.status == 503 && round > 1, "{round}: {told:?}");
+                break;
+            }
+            told = deliver_some(round) => told,
+        };
+        assert!(told.iter().all(|told| told.status == 200), "{round}: {told:?}");
+    }
 }
