@@ -81,7 +81,7 @@ fn measure(options: &Options, rows: u64, scratch: &Path, dir: &Path) -> Result<C
     database.execute_each("VACUUM ANALYZE; CHECKPOINT")?;
     deliveries.measure(&mut database, options.events, "after a checkpoint", &mut column)?;
     deliveries.measure(&mut database, options.events, "further ones", &mut column)?;
-    read::latencies(&server, &mut column)?;
+    read::latencies(&server, &mut database, &mut column)?;
     server.stop()?;
     prune(&database, &mut column)?;
     database.stop()?;

@@ -1,12 +1,14 @@
-//! Reads by admins and pruning: the latency of each.
+//! Reads by admins and pruning: the latency of each, and what a read costs PostgreSQL.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use subledger::service::{Prunable, Service};
 
 use crate::report::Column;
 use crate::support::client::Client;
+use crate::support::database::Database;
 use crate::support::server::Server;
 
 /// How often each is measured.
@@ -41,10 +43,11 @@ const PATHS: [(&str, u16); 18] = [
     ("/api/v1/accounts/00000000-0000-4000-8000-000000000500", 200),
 ];
 
-pub fn latencies(server: &Server, column: &mut Column) -> Result<()> {
+pub fn latencies(server: &Server, database: &mut Database, column: &mut Column) -> Result<()> {
     let mut client = Client::open(server.address())?;
     for (path, status) in PATHS {
         let mut latencies = Vec::with_capacity(TIMES);
+        let before = cpu_millis(database).ok();
         for _ in 0..TIMES {
             let started = Instant::now();
             let answer = client.get(path)?;
@@ -52,8 +55,46 @@ pub fn latencies(server: &Server, column: &mut Column) -> Result<()> {
             ensure!(answer.status == status, "{path}: {} {}", answer.status, answer.body);
         }
         column.latency(&format!("GET {path}"), latencies)?;
+        let spent = before.zip(cpu_millis(database).ok()).map(|(before, after)| (after - before) as f64 / TIMES as f64);
+        let figure = spent.map_or_else(|| "not known".to_owned(), |millis| format!("{millis:.1}"));
+        column.add(format!("GET {path}: PostgreSQL's CPU, ms"), figure);
     }
     Ok(())
+}
+
+/// The processor time of all processes of the server that `database` runs, in milliseconds, which other load of the
+/// machine does not stretch. Known on Linux alone.
+fn cpu_millis(database: &mut Database) -> Result<u64> {
+    let backend = database.count("SELECT pg_backend_pid()::bigint", &[])?;
+    let postmaster = Stat::read(&backend.to_string()).context("no /proc")?.parent;
+    let processes = fs::read_dir("/proc")?.filter_map(|entry| Stat::read(entry.ok()?.file_name().to_str()?));
+    let own = Stat::read(&postmaster.to_string()).context("no postmaster")?;
+    Ok(own.of_ended + processes.filter(|process| process.parent == postmaster).map(|process| process.own).sum::<u64>())
+}
+
+/// What `/proc/<pid>/stat` says of a process; times in milliseconds.
+struct Stat {
+    parent: u64,
+    own: u64,
+    /// Of its children that have ended.
+    of_ended: u64,
+}
+
+impl Stat {
+    /// Source: <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>.
+    fn read(pid: &str) -> Option<Self> {
+        /// Linux counts in hundredths of a second.
+        const TICK_MILLIS: u64 = 10;
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name of the program, which stands before, may contain spaces.
+        let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        Some(Self {
+            parent: field(4)?,
+            own: (field(14)? + field(15)?) * TICK_MILLIS,
+            of_ended: (field(16)? + field(17)?) * TICK_MILLIS,
+        })
+    }
 }
 
 /// Deletes batches of what is older than 90 days, for as long as there are whole ones.

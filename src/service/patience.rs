@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::ServiceError;
 
 /// How often a piece of work is tried again.
-const MAX_RETRIES: u32 = 5;
+const MAX_RETRIES: u32 = 6;
 
 /// The first pause; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
