@@ -1,13 +1,17 @@
 //! `import`: the first fill. Every subscription that Stripe has is applied through the path that events take.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 
 use anyhow::{Context, Result, bail};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::progress::Progress;
 use super::{Outcome, job};
 use crate::config::Options;
+use crate::service::in_order::in_order;
+use crate::service::page_reader::Listing;
 use crate::service::{Comparison, Recorded, Service};
 use crate::stripe::api::{ApiError, Client, Fetched, List};
 use crate::stripe::signature::Verified;
@@ -24,17 +28,26 @@ pub(super) struct Import {
     connect_account: Option<String>,
 }
 
+/// How far the event list is read back from its newest event: longer than an event may be in the list before its change
+/// shows in a subscription that is read. A longer window would protect from nothing: every older event is in the states.
+const WINDOW: TimeDelta = TimeDelta::minutes(5);
+
 /// What Stripe's event list tells of the time before the states are read.
 #[derive(Default)]
 struct Known {
     /// The newest of each subscription.
     newest: HashMap<String, Newest>,
-    /// The time of the oldest listed event.
-    list_began: Option<DateTime<Utc>>,
+    /// Where the window begins.
+    began: Option<DateTime<Utc>>,
+    /// Whether an older event was listed.
+    is_whole: bool,
 }
 
+/// A subscription that Stripe listed, and how its row compares; inside, why it is none.
+type Listed = (Fetched, Result<Comparison, String>);
+
 impl Import {
-    /// Reads the event list, then the subscriptions, and applies each; fails at the end if any did.
+    /// Reads the newest events, then the subscriptions, and applies each; fails at the end if any did.
     pub(super) async fn run(&self, options: &Options) -> Outcome {
         job::run_with_stripe(options, async |service, stripe| {
             let known = self.known(&stripe).await?;
@@ -48,9 +61,9 @@ impl Import {
         let types: Vec<_> = subscription_types().collect();
         let list = List::Events { types: &types, since: None, until: None };
         let mut known = Known::default();
-        let mut progress = Progress::of("events read", None);
+        let mut progress = Progress::part("part 1 of 2: newest events read");
         let mut pages = stripe.pages(list, self.connect_account.as_deref());
-        loop {
+        while !known.is_whole {
             match pages.next().await {
                 Err(ApiError::Status { status, .. }) if matches!(status.as_u16(), 403 | 404) => {
                     log::warn!(
@@ -68,28 +81,26 @@ impl Import {
                 },
             }
         }
+        Ok(known)
     }
 
     async fn import(&self, service: &Service, stripe: &Client, known: &Known) -> Outcome {
         let mut counts = BTreeMap::<&str, usize>::new();
-        let mut progress = Progress::of("subscriptions read", None);
-        let mut pages = stripe.pages(List::Subscriptions, self.connect_account.as_deref());
-        while let Some(page) = pages.next().await.context("cannot read Stripe's subscriptions")? {
-            for subscription in &page {
-                let id = subscription.id().unwrap_or("a subscription without an id");
-                let became = match self.import_one(service, subscription, known).await? {
-                    Ok(became) => became,
-                    Err(failure) => {
-                        progress.print(&format!("{id} failed: {failure}"));
-                        "failed"
-                    }
-                };
-                if self.dry_run && became != "unchanged" && became != "failed" {
-                    progress.print(&format!("{id} would be {became}"));
-                }
-                *counts.entry(became).or_default() += 1;
+        let mut progress = Progress::part("part 2 of 2: subscriptions imported");
+        let pages = Listing::of_subscriptions(self.connect_account.as_deref()).pages(stripe);
+        let pages = pages.map(|page| page.context("cannot read Stripe's subscriptions"));
+        let listed = pages.and_then(|page| compared(service, page.objects)).try_flatten();
+        let mut imported = pin!(in_order(listed, |listed| self.import_one(service, listed, known)));
+        while let Some((id, became)) = imported.try_next().await? {
+            let became = became.unwrap_or_else(|failure| {
+                progress.print(&format!("{id} failed: {failure}"));
+                "failed"
+            });
+            if self.dry_run && became != "unchanged" && became != "failed" {
+                progress.print(&format!("{id} would be {became}"));
             }
-            progress.advance(page.len());
+            *counts.entry(became).or_default() += 1;
+            progress.advance(1);
         }
         drop(progress);
         self.summarize(&counts)
@@ -109,19 +120,28 @@ impl Import {
         }
     }
 
-    /// What became of a subscription, in a word; inside, why it failed.
+    /// The id of a subscription, and what became of it in a word; inside, why it failed.
     async fn import_one(
         &self,
         service: &Service,
+        (subscription, comparison): Listed,
+        known: &Known,
+    ) -> Result<(String, Result<&'static str, String>)> {
+        let became = match comparison {
+            Ok(comparison) => self.apply(service, &subscription, comparison, known).await?,
+            Err(failure) => Err(failure),
+        };
+        Ok((name_of(&subscription), became))
+    }
+
+    async fn apply(
+        &self,
+        service: &Service,
         subscription: &Fetched,
+        comparison: Comparison,
         known: &Known,
     ) -> Result<Result<&'static str, String>> {
         let newest = subscription.id().and_then(|id| known.newest.get(id));
-        let object = subscription.object();
-        let comparison = match job::patiently(async || service.compare(object.clone()).await).await {
-            Ok(comparison) => comparison,
-            Err(error) => return job::failure_of_its_own(error).map(Err),
-        };
         // Where the row is behind the newest event it is written although it shows the same: an event in between
         // that is yet to come must not win.
         if let Comparison::Same { as_of } = comparison
@@ -130,7 +150,7 @@ impl Import {
             return Ok(Ok("unchanged"));
         }
         let connect_account = self.connect_account.as_deref();
-        let event = match Event::imported(subscription, connect_account, newest, known.list_began) {
+        let event = match Event::imported(subscription, connect_account, newest, known.began) {
             Ok(event) => event,
             Err(error) => return Ok(Err(error.to_string())),
         };
@@ -145,13 +165,35 @@ impl Import {
     }
 }
 
+fn name_of(subscription: &Fetched) -> String {
+    subscription.id().unwrap_or("a subscription without an id").to_owned()
+}
+
+/// Compares a page of subscriptions with their rows; each has the key of its turn.
+async fn compared(service: &Service, page: Vec<Fetched>) -> Result<impl Stream<Item = Result<(String, Listed)>>> {
+    let objects: Vec<_> = page.iter().map(|subscription| subscription.object().clone()).collect();
+    let compared = match job::patiently(async || service.compare_page(objects.clone()).await).await {
+        Ok(compared) => compared,
+        Err(error) => bail!(job::failure_of_its_own(error)?),
+    };
+    let listed = page.into_iter().zip(compared).map(|(subscription, comparison)| {
+        Ok((name_of(&subscription), (subscription, comparison.map_err(|error| error.to_string()))))
+    });
+    Ok(stream::iter(listed))
+}
+
 impl Known {
     fn note(&mut self, event: &Verified) -> Result<()> {
         let event = Event::parse(event).context("Stripe listed what is no event")?;
         let Some(created) = event.created else {
             return Ok(());
         };
-        self.list_began = Some(self.list_began.map_or(created, |began| began.min(created)));
+        // The list begins with the newest event.
+        let began = *self.began.get_or_insert(created - WINDOW);
+        if created < began {
+            self.is_whole = true;
+            return Ok(());
+        }
         let Some(id) = event.subscription_id.filter(|_| event.kind.shows_a_subscription()) else {
             return Ok(());
         };

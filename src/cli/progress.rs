@@ -31,6 +31,15 @@ impl Progress {
         Self { bar: bar.with_style(style).with_message(what), what, last_line: Instant::now() }
     }
 
+    /// One part of a job, which is named at once, so that the log shows when it began.
+    pub(super) fn part(what: &'static str) -> Self {
+        let part = Self::of(what, None);
+        if part.bar.is_hidden() {
+            eprintln!("0 {what}");
+        }
+        part
+    }
+
     /// So many more are done.
     pub(super) fn advance(&mut self, by: usize) {
         self.bar.inc(by as u64);

@@ -9,16 +9,13 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::progress::Progress;
 use super::{Outcome, duration, job};
 use crate::config::Options;
-use crate::service::reconcile::{Scope, Window};
+use crate::service::reconcile::{Compared, MOST_COMPARED, Scope, Window};
 use crate::service::{Comparison, Service};
 use crate::stripe::Event;
 use crate::stripe::api::Client;
 
 /// Stripe lists its events for so long.
 const STRIPES_MEMORY: Duration = Duration::from_secs(30 * 86_400);
-
-/// Each is a call to Stripe, so there is an end to how many are made.
-const MOST_COMPARED: usize = 10_000;
 
 /// Read beyond what was asked for: this machine's clock may be wrong, and two runs in a row must overlap.
 const OVERLAP: Duration = Duration::from_secs(600);
@@ -48,15 +45,17 @@ impl Reconcile {
             eprintln!("Stripe lists its events for 30 days; what is older cannot be read");
         }
         let window = self.read(service, stripe).await?;
-        println!("read {} events, {} never arrived", window.count, window.missing.len());
+        println!("read {} events, {} never arrived", window.count, window.missing);
         let failed = self.apply(service, &window).await?;
-        let drifted = self.report_drift(service, stripe, &window).await?;
-        match (failed, drifted) {
-            (0, 0) => Ok(()),
-            (0, drifted) => bail!("{drifted} subscriptions differ from Stripe's"),
-            (failed, 0) => bail!("{failed} events failed"),
-            (failed, drifted) => bail!("{failed} events failed, {drifted} subscriptions differ from Stripe's"),
-        }
+        let Drift { differing, uncompared } = self.report_drift(service, stripe, &window).await?;
+        let problems = [
+            (failed, "events failed"),
+            (differing, "subscriptions differ from Stripe's"),
+            (uncompared, "subscriptions were not compared with Stripe's"),
+        ];
+        let problems: Vec<_> =
+            problems.iter().filter(|(count, _)| *count > 0).map(|(count, words)| format!("{count} {words}")).collect();
+        if problems.is_empty() { Ok(()) } else { bail!(problems.join(", ")) }
     }
 
     /// Only chooses what is read; it orders nothing.
@@ -65,7 +64,7 @@ impl Reconcile {
     }
 
     async fn read(&self, service: &Service, stripe: &Client) -> Result<Window> {
-        let scope = Scope { since: self.window_start(), until: None, connect_account: self.connect_account.as_deref() };
+        let scope = Scope { since: self.window_start(), until: None, connect_account: self.connect_account.clone() };
         let mut progress = Progress::of("events read", None);
         Window::read(service, stripe, scope, |events| progress.advance(events)).await
     }
@@ -73,7 +72,7 @@ impl Reconcile {
     /// Applies what is missing, oldest first; returns how many failed.
     async fn apply(&self, service: &Service, window: &Window) -> Result<usize> {
         let mut counts = BTreeMap::<&str, usize>::new();
-        let mut progress = Progress::of("events applied", Some(window.missing.len()));
+        let mut progress = Progress::of("events applied", Some(window.missing));
         let would = if self.dry_run { "would be " } else { "" };
         let failed = window
             .apply(service, self.dry_run, |event, applied| {
@@ -95,28 +94,42 @@ impl Reconcile {
         Ok(failed)
     }
 
-    /// Compares every subscription that an event of the window is about with Stripe's, prints what differs, and
-    /// returns in how many. In a dry run, those that the missing events would mend do not count.
-    async fn report_drift(&self, service: &Service, stripe: &Client, window: &Window) -> Result<usize> {
-        let subscriptions = window.subscriptions_to_compare(MOST_COMPARED);
-        let compared = subscriptions.len();
-        if compared < window.subscriptions.len() {
-            eprintln!("of {} subscriptions, {compared} are compared with Stripe's", window.subscriptions.len());
-        }
-        let mut progress = Progress::of("subscriptions compared", Some(compared));
-        let mut drifted = 0;
-        let on_compared = |id: &str, comparison: Option<Comparison>| {
+    /// Compares the subscriptions that an event of the window is about with Stripe's, and prints what differs. In a dry
+    /// run, those that the missing events would mend do not count.
+    async fn report_drift(&self, service: &Service, stripe: &Client, window: &Window) -> Result<Drift> {
+        let subscriptions = window.subscriptions.to_compare(MOST_COMPARED);
+        let mut progress = Progress::of("subscriptions compared", Some(subscriptions.len()));
+        let (mut compared, mut differing) = (0, 0);
+        let on_compared = |id: &str, result: Compared| {
             progress.advance(1);
-            let would_be_mended = self.dry_run && window.touched.contains(id);
+            let comparison = match result {
+                Ok(comparison) => comparison,
+                Err(error) => {
+                    progress.print(&format!("{id} was not compared: {error}"));
+                    return;
+                }
+            };
+            compared += 1;
+            let would_be_mended = self.dry_run && window.subscriptions.is_touched(id);
             let lines = drift_lines(id, comparison.as_ref(), would_be_mended);
             lines.iter().for_each(|line| progress.print(line));
-            drifted += usize::from(!lines.is_empty() && !would_be_mended);
+            differing += usize::from(!lines.is_empty() && !would_be_mended);
         };
         service.compare_all(stripe, subscriptions, self.connect_account.as_deref(), on_compared).await?;
         drop(progress);
-        println!("compared {compared} subscriptions with Stripe's, {drifted} differ");
-        Ok(drifted)
+        let uncompared = window.subscriptions.count().saturating_sub(compared);
+        let partial = if uncompared > 0 { format!("; {uncompared} were not compared") } else { String::new() };
+        println!("compared {compared} subscriptions with Stripe's, {differing} differ{partial}");
+        Ok(Drift { differing, uncompared })
     }
+}
+
+/// The result of a comparison.
+struct Drift {
+    /// How many subscriptions differ.
+    differing: usize,
+    /// How many were not compared: more than are compared in one run, or refused by Stripe.
+    uncompared: usize,
 }
 
 fn drift_lines(id: &str, comparison: Option<&Comparison>, would_be_mended: bool) -> Vec<String> {

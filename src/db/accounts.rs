@@ -88,6 +88,15 @@ pub async fn find(conn: &mut Conn, id: Uuid) -> QueryResult<Option<Row>> {
     accounts::table.find(id).select(Row::as_select()).first(conn).await.optional()
 }
 
+/// The plans of the local rows that were taken over in these accounts, by account.
+pub async fn local_plans(conn: &mut Conn, ids: &[Uuid]) -> QueryResult<Vec<(Uuid, String)>> {
+    accounts::table
+        .filter(accounts::id.eq_any(ids).and(accounts::local_plan.is_not_null()))
+        .select((accounts::id, accounts::local_plan.assume_not_null()))
+        .load(conn)
+        .await
+}
+
 /// The account with this id, locked until the transaction ends. Rows that refer to it can still be inserted.
 pub async fn lock(conn: &mut Conn, id: Uuid) -> QueryResult<Option<Row>> {
     accounts::table.find(id).select(Row::as_select()).for_no_key_update().first(conn).await.optional()

@@ -87,28 +87,41 @@ pub async fn page(conn: &mut Conn, awaited: &Awaited, after: &After, limit: i64)
     query.load(conn).await
 }
 
-/// At most `limit` of all parked events, oldest first, with whether each looks as if it could be placed now: its
-/// subscription has a row, its customer is linked, or it names an account. One that failed within the last ten minutes
-/// does not.
+/// SQL: whether the parked `event` looks as if it could be placed now: its subscription has a row, its customer is linked,
+/// or it names an account, if the condition `$names_count` holds.
+macro_rules! is_placeable {
+    ($names_count:literal) => {
+        concat!(
+            "(EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = event.subscription_id)
+              OR type NOT LIKE 'invoice.%'
+                 AND (EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = event.customer_id)
+                      OR EXISTS (SELECT FROM customer_links
+                                 WHERE stripe_customer_id = payload #>> '{data,object,customer_account}')
+                      OR ",
+            $names_count,
+            " AND EXISTS (
+                          SELECT FROM unnest(ARRAY[payload #>> '{data,object,client_reference_id}',
+                                                   payload #>> '{data,object,metadata,account_id}']) AS named
+                          WHERE EXISTS (SELECT FROM accounts
+                                        WHERE id = CASE WHEN named ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                                                        THEN named::uuid END))))"
+        )
+    };
+}
+pub(super) use is_placeable;
+
+/// At most `limit` of all parked events that look as if they could be placed now, oldest first. One that failed within the
+/// last ten minutes does not.
 pub async fn placeable_page(conn: &mut Conn, after: &After, limit: i64) -> QueryResult<Vec<Parked>> {
-    diesel::sql_query(
+    diesel::sql_query(concat!(
         "SELECT id, created, payload::text AS payload FROM stripe_events event
          WHERE outcome = 'parked' AND (created, id) > ($1, $2)
-           AND (EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = event.subscription_id)
-                OR type NOT LIKE 'invoice.%'
-                   AND (EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = event.customer_id)
-                        OR EXISTS (SELECT FROM customer_links
-                                   WHERE stripe_customer_id = payload #>> '{data,object,customer_account}')
-                        OR connect_account IS NULL AND EXISTS (
-                            SELECT FROM unnest(ARRAY[payload #>> '{data,object,client_reference_id}',
-                                                     payload #>> '{data,object,metadata,account_id}']) AS name
-                            WHERE EXISTS (SELECT FROM accounts
-                                          WHERE id = CASE WHEN name ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                                                          THEN name::uuid END))))
-           AND NOT EXISTS (SELECT FROM event_failures
-                           WHERE event_id = event.id AND failed_at > now() - interval '10 minutes')
+           AND ",
+        is_placeable!("connect_account IS NULL"),
+        " AND NOT EXISTS (SELECT FROM event_failures
+                         WHERE event_id = event.id AND failed_at > now() - interval '10 minutes')
          ORDER BY created, id LIMIT $3",
-    )
+    ))
     .bind::<Timestamptz, _>(after.0)
     .bind::<Text, _>(after.1.clone())
     .bind::<BigInt, _>(limit)

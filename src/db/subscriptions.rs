@@ -130,6 +130,15 @@ pub async fn find(conn: &mut Conn, stripe_subscription_id: &str) -> QueryResult<
         .optional()
 }
 
+/// The rows of these Stripe subscriptions.
+pub async fn of_subscriptions(conn: &mut Conn, stripe_subscription_ids: &[&str]) -> QueryResult<Vec<Row>> {
+    table::table
+        .filter(table::stripe_subscription_id.eq_any(stripe_subscription_ids))
+        .select(Row::as_select())
+        .load(conn)
+        .await
+}
+
 /// The account's oldest local row (one that no Stripe subscription has taken over), locked.
 pub async fn lock_local(conn: &mut Conn, account_id: Uuid) -> QueryResult<Option<Row>> {
     table::table

@@ -1,10 +1,13 @@
 //! Queries of the jobs: what was never recorded, what can be replayed, and what is old enough to go.
 
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use diesel::sql_types::{Array, BigInt, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 
 use super::Conn;
+use super::listing::is_first_of_failing_event;
+use super::parked::{After, is_placeable};
 
 #[derive(diesel::QueryableByName)]
 struct Id {
@@ -28,39 +31,134 @@ pub async fn unrecorded(conn: &mut Conn, event_ids: &[String]) -> QueryResult<Ve
     .map(ids)
 }
 
-/// The events that have only ever failed and whose payload is here, in the order in which they are to be applied.
-pub async fn failed_ids(conn: &mut Conn) -> QueryResult<Vec<String>> {
-    diesel::sql_query(
-        "SELECT event_id AS id FROM event_failures
-         WHERE payload IS NOT NULL
-           AND NOT EXISTS (SELECT FROM stripe_events WHERE stripe_events.id = event_failures.event_id)
-         GROUP BY event_id ORDER BY min(created), min(event_failures.id)",
+/// A stored event that can be replayed.
+#[derive(Clone, Debug, diesel::QueryableByName)]
+pub struct Candidate {
+    /// The event's id.
+    #[diesel(sql_type = Text)]
+    pub id: String,
+    /// Stripe's time of the event; the epoch if there is none.
+    #[diesel(sql_type = Timestamptz)]
+    pub created: DateTime<Utc>,
+    /// Candidates with the same turn are applied one after the other.
+    #[diesel(sql_type = Text)]
+    pub turn: String,
+}
+
+/// What restricts the candidates.
+#[derive(Clone, Debug, Default)]
+pub struct Restriction {
+    /// Events of this type.
+    pub event_type: Option<String>,
+    /// Events that came in the last so many seconds.
+    pub since_secs: Option<i64>,
+}
+
+/// At most `limit` of the events that have only ever failed and whose payload is here, oldest first, behind `after`. An
+/// event came when it failed for the first time.
+pub async fn failed_page(
+    conn: &mut Conn,
+    restriction: &Restriction,
+    after: &After,
+    limit: i64,
+) -> QueryResult<Vec<Candidate>> {
+    diesel::sql_query(concat!(
+        "SELECT event_id AS id, COALESCE(created, 'epoch') AS created,
+                COALESCE(subscription_id, customer_id, event_id) AS turn
+         FROM event_failures failure
+         WHERE is_open AND (COALESCE(created, 'epoch'), event_id) > ($1, $2)
+           AND ($3 IS NULL OR type = $3) AND ($4 IS NULL OR failed_at >= now() - $4 * interval '1 second')
+           AND (",
+        is_first_of_failing_event!(),
+        ") AND EXISTS (SELECT FROM event_failures stored
+                       WHERE stored.event_id = failure.event_id AND stored.payload IS NOT NULL)
+         ORDER BY COALESCE(created, 'epoch'), event_id LIMIT $5"
+    ))
+    .bind::<Timestamptz, _>(after.0)
+    .bind::<Text, _>(&after.1)
+    .bind::<Nullable<Text>, _>(restriction.event_type.as_deref())
+    .bind::<Nullable<BigInt>, _>(restriction.since_secs)
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await
+}
+
+/// At most `limit` of the parked events that look as if they could be placed, oldest first, behind `after`: those of
+/// invoices, or all others.
+pub async fn parked_page(
+    conn: &mut Conn,
+    are_invoices: bool,
+    restriction: &Restriction,
+    after: &After,
+    limit: i64,
+) -> QueryResult<Vec<Candidate>> {
+    diesel::sql_query(concat!(
+        "SELECT id, created, COALESCE(customer_id, subscription_id, id) AS turn
+         FROM stripe_events event
+         WHERE outcome = 'parked' AND (created, id) > ($1, $2) AND (type LIKE 'invoice.%') = $3
+           AND ($4 IS NULL OR type = $4) AND ($5 IS NULL OR received_at >= now() - $5 * interval '1 second')
+           AND ",
+        // Whether a connected account is trusted to name accounts, its attempt decides.
+        is_placeable!("true"),
+        " ORDER BY created, id LIMIT $6"
+    ))
+    .bind::<Timestamptz, _>(after.0)
+    .bind::<Text, _>(&after.1)
+    .bind::<Bool, _>(are_invoices)
+    .bind::<Nullable<Text>, _>(restriction.event_type.as_deref())
+    .bind::<Nullable<BigInt>, _>(restriction.since_secs)
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await
+}
+
+/// How many events are parked.
+pub async fn parked_count(conn: &mut Conn, restriction: &Restriction) -> QueryResult<i64> {
+    #[derive(diesel::QueryableByName)]
+    struct Count {
+        #[diesel(sql_type = BigInt)]
+        count: i64,
+    }
+    let count: Count = diesel::sql_query(
+        "SELECT count(*) AS count FROM stripe_events
+         WHERE outcome = 'parked' AND ($1 IS NULL OR type = $1)
+           AND ($2 IS NULL OR received_at >= now() - $2 * interval '1 second')",
     )
+    .bind::<Nullable<Text>, _>(restriction.event_type.as_deref())
+    .bind::<Nullable<BigInt>, _>(restriction.since_secs)
+    .get_result(conn)
+    .await?;
+    Ok(count.count)
+}
+
+/// These events as candidates, in the order of `ids`. One that is not stored has a turn of its own.
+pub async fn candidates(conn: &mut Conn, ids: &[String]) -> QueryResult<Vec<Candidate>> {
+    diesel::sql_query(
+        "SELECT given.id, timestamptz 'epoch' AS created,
+                COALESCE((SELECT COALESCE(subscription_id, customer_id) FROM stripe_events
+                          WHERE stripe_events.id = given.id),
+                         (SELECT COALESCE(subscription_id, customer_id) FROM event_failures
+                          WHERE event_id = given.id ORDER BY event_failures.id DESC LIMIT 1),
+                         given.id) AS turn
+         FROM unnest($1) WITH ORDINALITY AS given (id, number) ORDER BY number",
+    )
+    .bind::<Array<Text>, _>(ids)
+    .load(conn)
+    .await
+}
+
+/// Those of these Stripe subscriptions of which an event is parked. One index probe for each.
+pub async fn parked_subscriptions(conn: &mut Conn, stripe_subscription_ids: &[&str]) -> QueryResult<Vec<String>> {
+    diesel::sql_query(
+        "SELECT given AS id FROM unnest($1) AS given
+         WHERE (SELECT true FROM stripe_events
+                WHERE outcome = 'parked' AND subscription_id >= given AND subscription_id <= given
+                ORDER BY subscription_id, created, id LIMIT 1)",
+    )
+    .bind::<Array<Text>, _>(stripe_subscription_ids)
     .load(conn)
     .await
     .map(ids)
-}
-
-/// The parked events, in the order in which they are to be applied: invoices last, since they need their
-/// subscription's row.
-pub async fn parked_ids(conn: &mut Conn) -> QueryResult<Vec<String>> {
-    diesel::sql_query(
-        "SELECT id FROM stripe_events WHERE outcome = 'parked'
-         ORDER BY type LIKE 'invoice.%', created, received_at, id",
-    )
-    .load(conn)
-    .await
-    .map(ids)
-}
-
-/// Whether an event about this Stripe subscription is parked.
-pub async fn is_parked(conn: &mut Conn, stripe_subscription_id: &str) -> QueryResult<bool> {
-    let parked: Vec<Id> =
-        diesel::sql_query("SELECT id FROM stripe_events WHERE outcome = 'parked' AND subscription_id = $1 LIMIT 1")
-            .bind::<Text, _>(stripe_subscription_id)
-            .load(conn)
-            .await?;
-    Ok(!parked.is_empty())
 }
 
 /// Deletes at most `limit` failures that are older than `age_secs`; returns how many. Those of a parked event stay.

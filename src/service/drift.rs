@@ -1,12 +1,15 @@
 //! Drift: where a subscription's row shows something else than Stripe has.
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::error::AttemptError;
 use super::{Service, ServiceError};
-use crate::db::subscriptions::State;
-use crate::db::{accounts, subscriptions, upkeep};
+use crate::db::subscriptions::{Row, State};
+use crate::db::{Conn, accounts, subscriptions, upkeep};
 use crate::handlers::projection::{Origin, columns_of};
 use crate::stripe::{Subscription, SubscriptionError};
 
@@ -43,28 +46,67 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] where the database does not answer or the object is no subscription.
     pub async fn compare(&self, object: Value) -> Result<Comparison, ServiceError> {
+        let compared = self.compare_page(vec![object]).await?;
+        compared.into_iter().next().unwrap_or(Ok(Comparison::Absent)).map_err(failed)
+    }
+
+    /// Compares the rows of several subscriptions with the objects as Stripe has them, in the objects' order; inside, why
+    /// an object is no subscription.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer.
+    pub async fn compare_page(
+        &self,
+        objects: Vec<Value>,
+    ) -> Result<Vec<Result<Comparison, SubscriptionError>>, ServiceError> {
         let service = self.clone();
         self.on_runtime(async move {
             let plans = &service.parts().policy.plans;
-            let shown = Subscription::project(&(&object).into(), plans).map_err(failed)?;
-            let id = &shown.id;
+            let shown: Vec<_> = objects.iter().map(|object| Subscription::project(&object.into(), plans)).collect();
+            let ids: Vec<_> = shown.iter().flatten().map(|shown| shown.id.as_str()).collect();
             let mut conn = service.connection().await?;
-            let Some(row) = subscriptions::find(&mut conn, id).await? else {
-                let is_parked = upkeep::is_parked(&mut conn, id).await?;
-                return Ok(if is_parked { Comparison::Parked } else { Comparison::Absent });
-            };
-            let account = accounts::find(&mut conn, row.account_id).await.map_err(AttemptError::from)?;
-            let local_plan = account.and_then(|account| account.local_plan);
-            // The object does not say where it was seen.
-            let origin = Origin { livemode: row.state.livemode, connect_account: row.state.connect_account.clone() };
-            let stripes = columns_of(&shown, &origin, local_plan.as_deref());
-            let differences = differences(&row.state, &stripes);
-            if differences.is_empty() {
-                return Ok(Comparison::Same { as_of: row.as_of.last_event_created });
-            }
-            Ok(Comparison::Differs(differences))
+            let rows = Rows::load(&mut conn, &ids).await?;
+            Ok(shown.into_iter().map(|shown| shown.map(|shown| rows.compare(&shown))).collect())
         })
         .await
+    }
+}
+
+/// What the tables have of several subscriptions.
+struct Rows {
+    /// By `stripe_subscription_id`.
+    rows: HashMap<String, Row>,
+    /// By account.
+    local_plans: HashMap<Uuid, String>,
+    /// Those without a row of which an event is parked.
+    parked: HashSet<String>,
+}
+
+impl Rows {
+    async fn load(conn: &mut Conn, ids: &[&str]) -> Result<Self, AttemptError> {
+        let rows = subscriptions::of_subscriptions(conn, ids).await?;
+        let rows: HashMap<_, _> =
+            rows.into_iter().filter_map(|row| Some((row.stripe_subscription_id.clone()?, row))).collect();
+        let account_ids: Vec<_> = rows.values().map(|row| row.account_id).collect();
+        let local_plans = accounts::local_plans(conn, &account_ids).await?.into_iter().collect();
+        let absent: Vec<_> = ids.iter().copied().filter(|id| !rows.contains_key(*id)).collect();
+        let parked = upkeep::parked_subscriptions(conn, &absent).await?.into_iter().collect();
+        Ok(Self { rows, local_plans, parked })
+    }
+
+    fn compare(&self, shown: &Subscription) -> Comparison {
+        let Some(row) = self.rows.get(&shown.id) else {
+            return if self.parked.contains(&shown.id) { Comparison::Parked } else { Comparison::Absent };
+        };
+        let local_plan = self.local_plans.get(&row.account_id);
+        // The object does not say where it was seen.
+        let origin = Origin { livemode: row.state.livemode, connect_account: row.state.connect_account.clone() };
+        let stripes = columns_of(shown, &origin, local_plan.map(String::as_str));
+        let differences = differences(&row.state, &stripes);
+        if differences.is_empty() {
+            return Comparison::Same { as_of: row.as_of.last_event_created };
+        }
+        Comparison::Differs(differences)
     }
 }
 

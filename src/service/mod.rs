@@ -14,8 +14,10 @@ mod fill_columns;
 mod group_commit;
 mod health;
 mod history;
+pub mod in_order;
 mod items;
 mod overview;
+pub mod page_reader;
 mod parked;
 pub mod patience;
 mod push;
@@ -52,10 +54,12 @@ pub use overview::{CHART_DAYS, CHART_HOURS, COUNT_LIMIT, LAG_EVENTS, Overview};
 pub use push::{PendingChanges, Push};
 pub use read::{AccountPage, AccountView, EventPage, EventView};
 pub use reconciler::Reconciler;
-pub use replay::Replayed;
+pub use replay::{Replayable, Replayed, Selection};
 pub use search::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
 pub use sessions::SessionId;
-pub use upkeep::{Prunable, Replayable};
+pub use upkeep::Prunable;
+
+pub use crate::db::upkeep::Candidate;
 
 use error::AttemptError;
 use group_commit::GroupCommit;

@@ -10,15 +10,15 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::patience::patiently;
-use super::reconcile::{Scope, Window};
+use super::patience::{failure_of_its_own, is_refused, patiently};
+use super::reconcile::{Compared, Scope, Window};
 use super::{Comparison, READ_LIMIT, Recorded, Service, ServiceError};
 use crate::db::Conn;
 use crate::db::overdue::{self, Overdue};
 use crate::db::reconcile_accounts::{self, ReconcileAccount};
 use crate::db::reconcile_state::{self, PassFigures};
 use crate::stripe::Event;
-use crate::stripe::api::{ApiError, Client, EndpointError};
+use crate::stripe::api::Client;
 
 /// When the first pass begins, at the latest.
 const FIRST_PASS: Duration = Duration::from_secs(60);
@@ -74,15 +74,6 @@ impl Budget {
     fn is_spent(&self) -> bool {
         self.to_read == 0
     }
-}
-
-/// Whether Stripe refused a request that it will refuse again, for example because a connected account has left.
-fn is_refused(error: &anyhow::Error) -> bool {
-    let mut statuses = error.chain().filter_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
-        (Some(EndpointError::Refused { status, .. }), _) | (_, Some(ApiError::Status { status, .. })) => Some(*status),
-        _ => None,
-    });
-    statuses.any(|status| status.is_client_error() && status.as_u16() != 429)
 }
 
 /// Reconciles until it is told to stop.
@@ -217,7 +208,8 @@ impl Reconciler {
                 log::info!("reconciled with Stripe up to {since}; the next pass goes on from there");
                 break;
             }
-            let scope = Scope { since: Some(since), until: Some(until), connect_account };
+            let connect = connect_account.map(str::to_owned);
+            let scope = Scope { since: Some(since), until: Some(until), connect_account: connect };
             let window = Window::read(&self.service, stripe, scope, |_| {}).await?;
             self.apply(&window, figures).await?;
             let compared = self.compare(stripe, &window, connect_account, budget.to_compare, figures).await?;
@@ -279,21 +271,22 @@ impl Reconciler {
         most: usize,
         figures: &mut PassFigures,
     ) -> Result<usize> {
-        let subscriptions = window.subscriptions_to_compare(most);
+        let subscriptions = window.subscriptions.to_compare(most);
         let count = subscriptions.len();
         let differing = &mut figures.differing;
-        let on_compared = |id: &str, comparison: Option<Comparison>| match comparison {
-            Some(Comparison::Differs(differences)) => {
+        let on_compared = |id: &str, compared: Compared| match compared {
+            Ok(Some(Comparison::Differs(differences))) => {
                 *differing += 1;
                 for each in differences {
                     log::warn!("subscription {id} {}: ours {}, Stripe's {}", each.column, each.ours, each.stripes);
                 }
             }
-            Some(Comparison::Absent) => {
+            Ok(Some(Comparison::Absent)) => {
                 *differing += 1;
                 log::warn!("subscription {id} has no row");
             }
-            Some(Comparison::Same { .. } | Comparison::Parked) | None => {}
+            Ok(Some(Comparison::Same { .. } | Comparison::Parked) | None) => {}
+            Err(error) => log::warn!("subscription {id} was not compared with Stripe's: {error}"),
         };
         self.service.compare_all(stripe, subscriptions, connect_account, on_compared).await?;
         Ok(count)
@@ -315,27 +308,35 @@ impl Reconciler {
         let id = &overdue.stripe_subscription_id;
         let account = overdue.connect_account.as_deref();
         let answer = stripe.dated_subscription(id, account).await;
-        let answer = answer.with_context(|| format!("cannot read subscription {id} from Stripe"));
-        if let Some(error) = answer.as_ref().err().filter(|error| is_refused(error)) {
-            log::warn!("subscription {id} is overdue since {}: {error:#}", overdue.ended);
-            return Ok(());
-        }
-        let Some(answer) = answer? else {
+        let answer = match answer.with_context(|| format!("cannot read subscription {id} from Stripe")) {
+            Err(error) if is_refused(&error) => {
+                log::warn!("subscription {id} is overdue since {}: {error:#}", overdue.ended);
+                return Ok(());
+            }
+            answer => answer?,
+        };
+        let Some(answer) = answer else {
             log::warn!("subscription {id} is overdue since {}, and Stripe has none of this id", overdue.ended);
             return Ok(());
         };
         let object = answer.body.object().clone();
-        if let Comparison::Same { .. } = patiently(|| self.service.compare(object.clone())).await? {
-            log::warn!("subscription {id} is overdue since {}, and so it is at Stripe", overdue.ended);
-            return Ok(());
+        match patiently(|| self.service.compare(object.clone())).await {
+            Ok(Comparison::Same { .. }) => {
+                log::warn!("subscription {id} is overdue since {}, and so it is at Stripe", overdue.ended);
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                log::error!("subscription {id} is overdue, and was not compared: {}", failure_of_its_own(error)?);
+                return Ok(());
+            }
         }
         // By Stripe's clock, never by this machine's.
         let as_of = answer.date.context("Stripe's answer has no date")?;
         let event = Event::observed(&answer.body, account, as_of)?;
         match patiently(|| self.service.apply(event.clone())).await {
             Ok(recorded) => log::warn!("subscription {id} was overdue: read from Stripe, {}", recorded.as_str()),
-            Err(ServiceError::Failed(error)) => log::error!("subscription {id} is overdue, and failed: {error:#}"),
-            Err(error) => return Err(error.into()),
+            Err(error) => log::error!("subscription {id} is overdue, and failed: {}", failure_of_its_own(error)?),
         }
         Ok(())
     }

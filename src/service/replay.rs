@@ -1,6 +1,13 @@
 //! Applying again what is stored: an event that is parked or was ignored, or one that has only ever failed.
 
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+
+use super::patience::patiently;
 use super::{Recorded, Service, ServiceError};
+use crate::db::parked::{After, beginning};
+use crate::db::upkeep::{self, Candidate, Restriction};
 use crate::db::{events, failures, notifications};
 use crate::handlers::Outcome;
 use crate::stripe::signature::Verified;
@@ -17,7 +24,119 @@ pub enum Replayed {
     Now(String),
 }
 
+/// Which of the stored events to replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayable {
+    /// Those that have only ever failed.
+    Failed,
+    /// Those that are parked.
+    Parked,
+}
+
+/// A selection of stored events.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Which ones.
+    pub which: Replayable,
+    /// Only those of this type.
+    pub event_type: Option<String>,
+    /// Only those that came so long ago at most.
+    pub since: Option<Duration>,
+}
+
+/// How many candidates are read at a time. Each page of failed events sorts all of them.
+const PAGE: usize = 5_000;
+
+/// A part of a selection, read page by page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Failed,
+    /// All parked events but those of invoices.
+    Parked,
+    /// Last, since they wait for their subscription's row.
+    ParkedInvoices,
+}
+
+impl Selection {
+    fn restriction(&self) -> Restriction {
+        let since_secs = self.since.map(|since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        Restriction { event_type: self.event_type.clone(), since_secs }
+    }
+}
+
 impl Service {
+    /// The stored events of a selection, a page at a time, each in the order in which they are to be replayed. Of the parked
+    /// ones those that look as if they could be placed now.
+    pub fn replayable(
+        &self,
+        selection: &Selection,
+    ) -> impl Stream<Item = Result<Vec<Candidate>, ServiceError>> + use<> {
+        let first = match selection.which {
+            Replayable::Failed => Part::Failed,
+            Replayable::Parked => Part::Parked,
+        };
+        let (service, restriction) = (self.clone(), selection.restriction());
+        stream::try_unfold(Some((first, beginning())), move |position| {
+            let (service, restriction) = (service.clone(), restriction.clone());
+            async move {
+                let Some((part, after)) = position else { return Ok(None) };
+                let page = patiently(|| service.clone().candidates(part, restriction.clone(), after.clone())).await?;
+                let next = match (page.last(), part) {
+                    (Some(last), _) if page.len() == PAGE => Some((part, (last.created, last.id.clone()))),
+                    (_, Part::Parked) => Some((Part::ParkedInvoices, beginning())),
+                    (_, Part::Failed | Part::ParkedInvoices) => None,
+                };
+                Ok(Some((page, next)))
+            }
+        })
+    }
+
+    async fn candidates(
+        self,
+        part: Part,
+        restriction: Restriction,
+        after: After,
+    ) -> Result<Vec<Candidate>, ServiceError> {
+        let service = self.clone();
+        self.on_runtime(async move {
+            let mut conn = service.connection().await?;
+            let limit = i64::try_from(PAGE).unwrap_or(i64::MAX);
+            let page = match part {
+                Part::Failed => upkeep::failed_page(&mut conn, &restriction, &after, limit).await?,
+                Part::Parked => upkeep::parked_page(&mut conn, false, &restriction, &after, limit).await?,
+                Part::ParkedInvoices => upkeep::parked_page(&mut conn, true, &restriction, &after, limit).await?,
+            };
+            Ok(page)
+        })
+        .await
+    }
+
+    /// Events by their ids, in this order.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer.
+    pub async fn candidates_by_id(&self, ids: Vec<String>) -> Result<Vec<Candidate>, ServiceError> {
+        let service = self.clone();
+        self.on_runtime(async move {
+            let mut conn = service.connection().await?;
+            Ok(upkeep::candidates(&mut conn, &ids).await?)
+        })
+        .await
+    }
+
+    /// How many events of a selection of parked ones are parked, whether or not they could be placed.
+    ///
+    /// # Errors
+    /// [`ServiceError`] where the database does not answer.
+    pub async fn parked_count(&self, selection: &Selection) -> Result<i64, ServiceError> {
+        let (service, restriction) = (self.clone(), selection.restriction());
+        self.on_runtime(async move {
+            let mut conn = service.connection().await?;
+            Ok(upkeep::parked_count(&mut conn, &restriction).await?)
+        })
+        .await
+    }
+
     /// Applies a failed, parked or ignored event again, through the same path as a delivery.
     ///
     /// # Errors

@@ -1,18 +1,9 @@
-//! What the jobs ask of the tables beside applying events: what is missing, what can be replayed, and pruning.
+//! What the jobs ask of the tables beside applying events: what is missing, and pruning.
 
 use std::time::Duration;
 
 use super::{Service, ServiceError};
 use crate::db::{changes, upkeep};
-
-/// Which of the stored events to replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replayable {
-    /// Those that have only ever failed.
-    Failed,
-    /// Those that are parked.
-    Parked,
-}
 
 /// What can be pruned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,22 +26,6 @@ impl Service {
         self.on_runtime(async move {
             let mut conn = service.connection().await?;
             Ok(upkeep::unrecorded(&mut conn, &event_ids).await?)
-        })
-        .await
-    }
-
-    /// The ids of the events that can be replayed, in the order in which they are to be.
-    ///
-    /// # Errors
-    /// [`ServiceError`] where the database does not answer.
-    pub async fn replayable(&self, which: Replayable) -> Result<Vec<String>, ServiceError> {
-        let service = self.clone();
-        self.on_runtime(async move {
-            let mut conn = service.connection().await?;
-            Ok(match which {
-                Replayable::Failed => upkeep::failed_ids(&mut conn).await?,
-                Replayable::Parked => upkeep::parked_ids(&mut conn).await?,
-            })
         })
         .await
     }

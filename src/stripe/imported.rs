@@ -25,7 +25,7 @@ pub struct Newest {
 
 impl Event {
     /// The record of a state that was read from Stripe *after* `newest` had been read from Stripe's event list, and
-    /// where that list began at `list_began` (no event at all: `None`).
+    /// where the part of that list that was read began at `list_began` (no event at all: `None`).
     ///
     /// What the state counts as of decides what becomes of the real events, whether they come before or after it:
     ///
@@ -34,9 +34,9 @@ impl Event {
     ///   of a later second is one that had not been listed, and wins. Such a one may be in the state already; then
     ///   whatever followed it had not been listed either, is still to be delivered, and wins in its turn. Of the same
     ///   second, what had been listed is older than the state ([`Event::covers`]); the rest is a tie like any other.
-    /// - Else **the time at which the list began**, or the subscription's own `created` if that is later: it has not
-    ///   changed since, or there would be an event. What is older than Stripe's list (a failed event of ours, replayed
-    ///   after weeks) loses; what comes from now on wins.
+    /// - Else **the time at which that part began**, or the subscription's own `created` if that is later: it has not
+    ///   changed since, or there would be an event. What is older (a failed event of ours, replayed after weeks) loses;
+    ///   what comes from then on wins.
     ///
     /// All of these are `created` times of Stripe's. Neither this machine's clock nor that of Stripe's web servers
     /// would do: an event is stamped before its change can be read, so a state "as of the response" could be without

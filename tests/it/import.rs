@@ -1,5 +1,8 @@
 //! `subledger import`: the first fill, and how what it brings stands to events that come before and after.
 
+use std::process::Child;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::events::subscription;
@@ -138,15 +141,15 @@ async fn what_came_while_it_ran_is_not_overwritten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_listed_event_whatever_comes_from_the_lists_time_on_wins() {
+async fn without_a_listed_event_whatever_comes_from_the_windows_beginning_on_wins() {
     let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
     app.account_of("cus_1").await;
     stripe.lists_events(&[update("evt_other", 1_000, born("sub_2", "cus_1", "active", 1))]);
     stripe.lists_subscriptions(&[born("sub_1", "cus_1", "active", 1)]);
     import(&app, &stripe, &[]).await.ends_with(0);
-    let long_ago = update("evt_1", 999, born("sub_1", "cus_1", "unpaid", 1));
-    assert_eq!(app.deliver(long_ago).await.outcome(), "stale", "older than Stripe's list");
-    let next = update("evt_2", 1_001, born("sub_1", "cus_1", "past_due", 1));
+    let long_ago = update("evt_1", 699, born("sub_1", "cus_1", "unpaid", 1));
+    assert_eq!(app.deliver(long_ago).await.outcome(), "stale", "older than the window");
+    let next = update("evt_2", 701, born("sub_1", "cus_1", "past_due", 1));
     assert_eq!(app.deliver(next).await.outcome(), "applied");
     assert_eq!(app.subscription("sub_1").await["status"], "past_due");
 }
@@ -210,4 +213,99 @@ async fn a_key_that_may_not_read_events_still_imports_and_a_broken_object_fails_
     assert_eq!(ran.lines("sub_2 failed").len(), 1, "{}", ran.out);
     let last = app.subscription("sub_1").await["last_event_id"].as_str().unwrap().to_owned();
     assert_eq!(app.event_row(&last).await["connect_account"], "acct_1");
+}
+
+/// Subscriptions of a linked customer and of one that is not.
+fn many(count: i64) -> Vec<Value> {
+    let customer = |n: i64| if n % 2 == 0 { "cus_1" } else { "cus_2" };
+    (0..count).map(|n| born(&format!("sub_{n:04}"), customer(n), "active", n)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_share_commits_whether_or_not_their_customers_are_linked() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    stripe.lists_events(&[]);
+    stripe.lists_subscriptions(&many(600));
+    let ran = import(&app, &stripe, &[]).await;
+    ran.ends_with(0);
+    assert_eq!(ran.out, "600 subscriptions: 300 applied, 300 parked\n");
+    let commits = "SELECT count(DISTINCT xmin::text) FROM stripe_events WHERE outcome =";
+    for outcome in ["applied", "parked"] {
+        let commits: i64 = app.one(&format!("{commits} '{outcome}'")).await.get(0);
+        assert!(commits <= 100, "{commits} commits for 300 subscriptions, {outcome}");
+    }
+}
+
+/// Kills the import once so many of its records are there.
+async fn kill_after(app: &TestApp, mut child: Child, records: i64) {
+    while app.count("stripe_events").await < records {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended before {records} records");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_killed_at_any_point_is_completed_by_the_next_run() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    stripe.lists_events(&[]);
+    let many = many(1_500);
+    stripe.lists_subscriptions(&many);
+    for records in [0, 1, 300] {
+        kill_after(&app, job::command(&app, Some(&stripe), &["import"]).spawn().unwrap(), records).await;
+    }
+    assert!(app.count("stripe_events").await < 1_500, "it was not killed");
+    import(&app, &stripe, &[]).await.ends_with(0);
+    assert_eq!(app.count("subscriptions WHERE last_event_id IS NOT NULL").await, 750);
+    assert_eq!(app.count("stripe_events WHERE outcome = 'applied'").await, 750);
+    assert_eq!(app.count("stripe_events WHERE outcome = 'parked'").await, 750);
+    assert_eq!(app.count("subscription_changes").await, 750, "one first change for each row");
+    let seats = "subscriptions WHERE stripe_subscription_id = 'sub_' || lpad(seat_limit::text, 4, '0')";
+    assert_eq!(app.count(seats).await, 750);
+    assert_eq!(import(&app, &stripe, &[]).await.out, "1500 subscriptions: 1500 unchanged\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stripe_refuses_fails_alone() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    stripe.lists_events(&[]);
+    // Its further items have to be read.
+    let mut refused = born("sub_0050", "cus_1", "active", 50);
+    refused["items"]["has_more"] = true.into();
+    stripe.refuse_list("subscription_items", 403);
+    let mut many = many(100);
+    many[50] = refused;
+    stripe.lists_subscriptions(&many);
+    let ran = import(&app, &stripe, &[]).await;
+    ran.ends_with(1);
+    assert_eq!(ran.lines("100 subscriptions"), ["100 subscriptions: 49 applied, 1 failed, 50 parked"]);
+    assert!(ran.lines("sub_0050 failed: ")[0].contains("403"), "{}", ran.out);
+    assert_eq!(app.count("event_failures").await, 1, "it was tried once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_newest_events_are_read() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    let state = |n| born(&format!("sub_{n}"), "cus_1", "active", n);
+    let mut events: Vec<_> = (0..500).map(|n| update(&format!("evt_old_{n}"), n, state(1))).collect();
+    events.push(update("evt_edge", 10_000, state(2)));
+    events.push(update("evt_new", 10_300, state(3)));
+    stripe.lists_events(&events);
+    stripe.lists_subscriptions(&[state(1), state(2), state(3)]);
+    let ran = import(&app, &stripe, &[]).await;
+    ran.ends_with(0);
+    assert_eq!(stripe.listed().iter().filter(|page| page.path == "events").count(), 1);
+    for part in ["part 1 of 2: newest events read", "part 2 of 2: subscriptions imported"] {
+        assert!(ran.err.contains(part), "{}", ran.err);
+    }
+    let as_of =
+        "SELECT to_jsonb(extract(epoch FROM last_event_created)::bigint) FROM subscriptions ORDER BY seat_limit";
+    let as_of = app.json(as_of, &[]).await;
+    assert_eq!(as_of, [json!(BORN + 10_000), json!(BORN + 10_000), json!(BORN + 10_300)]);
+    assert_eq!(app.deliver(&events[499]).await.outcome(), "stale", "not read, and older than the window");
 }

@@ -217,8 +217,7 @@ async fn it_can_be_stopped_in_the_middle_and_run_again() {
     ran.ends_with(1);
     assert!(ran.err.contains("run it again"), "{}", ran.err);
     in_the_way.batch_execute("ROLLBACK").await.unwrap();
-    let ids = app.json("SELECT to_jsonb(id) FROM stripe_events ORDER BY id", &[]).await;
-    assert_eq!(ids, ["evt_1"]);
+    assert_eq!(app.event_row("evt_2").await, Value::Null);
     reconcile(&app, &stripe, &[]).await.ends_with(0);
     assert_eq!(app.count("stripe_events WHERE outcome = 'applied'").await, 3);
 }
@@ -253,4 +252,75 @@ async fn what_is_used_wrongly_is_told_in_one_line() {
     let ran = reconcile(&app, &stripe, &[]).await;
     ran.ends_with(1);
     assert!(ran.err.contains("subledger migrate"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stripe_refuses_fails_alone_and_the_comparison_is_partial() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    let mut events: Vec<_> = (1..=3).map(|n| update(&format!("evt_{n}"), 100, &format!("sub_{n}"), n)).collect();
+    events.iter().for_each(|event| stripe.has(event.object()));
+    // Which of two states of one second is newer, only Stripe knows.
+    let mut tie = events[1].clone();
+    tie.0["id"] = "evt_4".into();
+    tie.0["data"]["object"]["items"]["data"][0]["quantity"] = 9.into();
+    events.push(tie);
+    stripe.answer("sub_2", 403, json!({"error": {"message": "no access"}}));
+    stripe.lists_events(&events);
+    let ran = reconcile(&app, &stripe, &[]).await;
+    ran.ends_with(1);
+    let said = "compared 2 subscriptions with Stripe's, 0 differ; 1 were not compared";
+    assert_eq!(ran.lines("compared"), [said], "{}", ran.err);
+    assert!(ran.lines("sub_2 was not compared: ")[0].contains("403"), "{}", ran.out);
+    assert_eq!(ran.lines("evt_").iter().filter(|line| line.contains("failed: ")).count(), 1, "{}", ran.out);
+    let problems = "1 events failed, 1 subscriptions were not compared with Stripe's";
+    assert!(ran.err.ends_with(&format!("subledger: {problems}\n")), "{}", ran.err);
+    assert_eq!(app.count("stripe_events WHERE outcome = 'applied'").await, 3);
+    assert_eq!(app.count("event_failures").await, 1, "it was tried once");
+
+    // The partial comparison alone is a failure, too.
+    stripe.lists_events(&events[..3]);
+    let ran = reconcile(&app, &stripe, &[]).await;
+    ran.ends_with(1);
+    assert_eq!(ran.lines("compared"), [said], "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_that_stripe_asks_to_wait_with_wait_together() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    let events: Vec<_> = (1..=64).map(|n| update(&format!("evt_{n}"), 200 - n, &format!("sub_{n}"), n)).collect();
+    app.deliver_all(&events.iter().collect::<Vec<_>>(), 16).await;
+    events.iter().for_each(|event| stripe.turns_away_once(event.object(), "3"));
+    stripe.lists_events(&events);
+    let began = std::time::Instant::now();
+    let ran = reconcile(&app, &stripe, &[]).await;
+    ran.ends_with(0);
+    assert_eq!(ran.lines("compared"), ["compared 64 subscriptions with Stripe's, 0 differ"]);
+    assert_eq!(stripe.asked().len(), 128);
+    let took = began.elapsed();
+    println!("64 subscriptions that Stripe turns away for 3 s: {took:?}");
+    assert!(took >= std::time::Duration::from_secs(3) && took < std::time::Duration::from_secs(24), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_missing_events_than_are_kept_in_memory_are_applied_in_order_and_share_commits() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    let events: Vec<_> =
+        (0..2_300).map(|n| update(&format!("evt_{n:04}"), 10_000 - n / 50, &format!("sub_{}", n % 50), n)).collect();
+    events[2_250..].iter().for_each(|event| stripe.has(event.object()));
+    stripe.lists_events(&events);
+    let ran = reconcile(&app, &stripe, &[]).await;
+    ran.ends_with(0);
+    assert_eq!(ran.lines("read "), ["read 2300 events, 2300 never arrived"]);
+    assert_eq!(ran.lines("compared"), ["compared 50 subscriptions with Stripe's, 0 differ"]);
+    let ids: Vec<_> = ran.lines("evt_").iter().map(|line| &line[..8]).collect();
+    assert!(ids.is_sorted() && ids.len() == 2_300, "oldest first");
+    assert_eq!(app.count("stripe_events WHERE outcome = 'applied'").await, 2_300, "none was stale");
+    assert_eq!(app.count("subscription_changes").await, 2_300);
+    let commits: i64 = app.one("SELECT count(DISTINCT xmin::text) FROM stripe_events").await.get(0);
+    assert!(commits <= 800, "{commits} commits for 2300 events");
+    let pages = stripe.listed().len();
+    assert_eq!(pages, 23 + 3, "the oldest 300 events were read again");
 }

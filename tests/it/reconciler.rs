@@ -285,3 +285,34 @@ async fn a_server_that_is_stopped_gives_up_its_lease() {
     }
     panic!("the lease is still held");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stripe_refuses_fails_alone_and_the_pass_goes_on() {
+    let stripe = StripeApi::start().await;
+    let mut lost: Vec<_> = (1..=3).map(|n| update(&format!("evt_{n}"), 3_600, &format!("sub_{n}"), n)).collect();
+    lost.iter().for_each(|event| stripe.has(event.object()));
+    // Which of two states of one second is newer, only Stripe knows.
+    let mut tie = lost[1].clone();
+    tie.0["id"] = json!("evt_4");
+    tie.0["data"]["object"]["items"]["data"][0]["quantity"] = json!(9);
+    lost.push(tie);
+    stripe.answer("sub_2", 403, json!({"error": {"message": "no access"}}));
+    stripe.lists_events(&lost);
+    let settings = Settings { overdue_after: Duration::from_secs(3_600), ..every(2_000) };
+    let app = TestApp::start_with(settings, Some(&stripe)).await;
+    app.account_of("cus_1").await;
+    // Both are overdue; the first one cannot be read.
+    for (sub, ended) in [("sub_5", 90_000), ("sub_6", 80_000)] {
+        let mut stale = update(&format!("evt_of_{sub}"), 100_000, sub, 1);
+        stale.0["data"]["object"]["items"]["data"][0]["current_period_end"] = json!(Utc::now().timestamp() - ended);
+        assert_eq!(app.deliver(&stale).await.outcome(), "applied");
+    }
+    stripe.answer("sub_5", 403, json!({"error": {"message": "no access"}}));
+    stripe.has(update("evt_none", 0, "sub_6", 6).object());
+    until(&app, "SELECT succeeded_at IS NOT NULL FROM reconcile_state").await;
+    assert_eq!(app.count("stripe_events WHERE id LIKE 'evt__' AND outcome = 'applied'").await, 3);
+    assert_eq!(app.count("event_failures WHERE event_id IN ('evt_2', 'evt_4')").await, 1);
+    assert_eq!(app.subscription("sub_6").await["seat_limit"], 6);
+    assert_eq!(app.subscription("sub_5").await["seat_limit"], 1);
+    assert_eq!(state(&app).await["error"], Value::Null);
+}

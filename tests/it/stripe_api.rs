@@ -114,16 +114,24 @@ async fn a_list_that_breaks_off_is_no_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_429_no_call_starts_before_stripe_wants_one() {
+async fn after_a_429_the_call_waits_as_long_as_stripe_asks_for_and_no_other_does() {
     let stripe = StripeApi::start().await;
     let client = client(&stripe, 1_000);
+    stripe.has(&subscription("sub_2", "cus_1", "active", 1));
     stripe.answer_path("/v1/subscriptions/sub_1", 429, &[("Retry-After", "1")], "{}");
     let began = Instant::now();
     let error = client.subscription("sub_1", None).await.unwrap_err();
     let one_second = Some(Duration::from_secs(1));
     assert!(matches!(error, ApiError::Status { retry_after, .. } if retry_after == one_second), "{error:?}");
     stripe.has(&shown());
-    client.subscription("sub_1", None).await.unwrap();
+    let again = tokio::spawn({
+        let client = client.clone();
+        async move { client.subscription("sub_1", None).await }
+    });
+    client.subscription("sub_2", None).await.unwrap();
+    client.subscription("sub_1", Some("acct_1")).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1) && !again.is_finished(), "{:?}", began.elapsed());
+    again.await.unwrap().unwrap();
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 }
 

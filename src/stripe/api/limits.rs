@@ -16,13 +16,6 @@ const MAX_CONCURRENT: usize = 16;
 /// The longest that a call waits to start. A delivery has 15 s for all of its calls.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// The longest pause that one 429 causes for all other calls. The call itself follows the whole `Retry-After` where it
-/// is repeated; a 429 for one locked object must not stop the calls for every other object.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// The pause after a 429 without `Retry-After`.
-const DEFAULT_PAUSE: Duration = Duration::from_millis(500);
-
 pub(super) type Permit = OwnedSemaphorePermit;
 
 #[derive(Debug)]
@@ -75,13 +68,6 @@ impl Limits {
         let slot = (*next).max(earliest);
         *next = slot + self.interval;
         slot
-    }
-
-    /// Lets no call start before the pause that Stripe asked for has passed.
-    pub(super) fn pause(&self, retry_after: Option<Duration>) {
-        let pause = retry_after.unwrap_or(DEFAULT_PAUSE).min(LONGEST_PAUSE);
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        *next = (*next).max(Instant::now() + pause);
     }
 }
 
@@ -140,16 +126,5 @@ mod tests {
         assert!(limits.admit().await.is_err());
         drop(running);
         assert!(limits.admit().await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_429_holds_up_all_calls_within_bounds() {
-        for (retry_after, pause) in [(Some(1), 1_000), (Some(3_600), 2_000), (None, 500)] {
-            let limits = Limits::per_second(20);
-            limits.pause(retry_after.map(Duration::from_secs));
-            let began = Instant::now();
-            drop(limits.admit().await.unwrap());
-            assert_eq!(began.elapsed().as_millis(), pause);
-        }
     }
 }

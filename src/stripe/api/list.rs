@@ -102,6 +102,17 @@ impl Client {
 }
 
 impl Pages<'_> {
+    /// The pages behind the object `after`; all pages where there is none.
+    #[must_use]
+    pub fn starting_after(self, after: Option<String>) -> Self {
+        Self { after, ..self }
+    }
+
+    /// The id of the last object that was read.
+    pub fn position(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
     /// The next page, newest objects first; `None` after the last one.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod endpoints;
 mod limits;
 mod list;
 mod object;
+mod pauses;
 mod retry;
 mod scope;
 mod shared;
@@ -25,6 +26,7 @@ pub use endpoints::{Dated, Endpoint, EndpointError, NewEndpoint, PayloadForm};
 use limits::Limits;
 pub use list::{Fetched, List, Pages};
 pub use object::Resource;
+use pauses::{Pauses, Target, target};
 pub use scope::Scope;
 use shared::Waiting;
 
@@ -162,6 +164,7 @@ pub struct Client {
 /// What all clones of a client share.
 struct Common {
     limits: Limits,
+    pauses: Pauses,
     waiting: Waiting,
     observer: OnceLock<Observer>,
 }
@@ -193,8 +196,9 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         let limits = Limits::per_second(reads_per_second);
-        let (waiting, observer) = (Waiting::default(), OnceLock::new());
-        Ok(Self { http, base, key: Arc::new(key), common: Arc::new(Common { limits, waiting, observer }) })
+        let common =
+            Common { limits, pauses: Pauses::default(), waiting: Waiting::default(), observer: OnceLock::new() };
+        Ok(Self { http, base, key: Arc::new(key), common: Arc::new(common) })
     }
 
     /// The host that is called, for the log.
@@ -209,12 +213,13 @@ impl Client {
 
     /// One call, within the limits: `GET` of the path's segments.
     async fn get(&self, scope: &Scope, path: &[&str], query: &[(&str, String)]) -> Result<Value, ApiError> {
-        let _permit = self.admit().await?;
+        let _permit = self.admit(&target(scope, path)).await?;
         self.call(scope, path, query).await
     }
 
-    /// Waits for the limits.
-    async fn admit(&self) -> Result<limits::Permit, ApiError> {
+    /// Waits for the target's pause, and then for the limits: a call that pauses takes no other's place.
+    async fn admit(&self, target: &Target) -> Result<limits::Permit, ApiError> {
+        self.common.pauses.wait(target).await;
         let admitted = self.common.limits.admit().await;
         if admitted.is_err() {
             self.count(RequestOutcome::Busy);
@@ -234,7 +239,7 @@ impl Client {
         let result = self.send(scope, path, query).await;
         counted.outcome = RequestOutcome::of(&result);
         if let Err(ApiError::Status { status: StatusCode::TOO_MANY_REQUESTS, retry_after }) = &result {
-            self.common.limits.pause(*retry_after);
+            self.common.pauses.begin(target(scope, path), *retry_after);
         }
         result
     }

@@ -2,6 +2,7 @@
 
 use reqwest::StatusCode;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::retry::patiently;
 use super::{ApiError, Client, Scope};
@@ -52,13 +53,23 @@ impl Client {
         self.resource(Resource::Subscription, id, &scope.into()).await
     }
 
-    /// [`Client::subscription`], repeated after transient failures.
+    /// [`Client::subscription`], repeated after transient failures. Each attempt takes a permit of `at_once`; one that is
+    /// yet to be repeated holds none.
     ///
     /// # Errors
     /// [`ApiError`], after several attempts if it is transient.
-    pub async fn subscription_patiently(&self, id: &str, scope: impl Into<Scope>) -> Result<Option<Value>, ApiError> {
-        let scope = scope.into();
-        patiently(|| self.resource(Resource::Subscription, id, &scope)).await
+    pub async fn subscription_patiently(
+        &self,
+        id: &str,
+        scope: impl Into<Scope>,
+        at_once: &Semaphore,
+    ) -> Result<Option<Value>, ApiError> {
+        let scope = &scope.into();
+        patiently(|| async move {
+            let _permit = at_once.acquire().await;
+            self.resource(Resource::Subscription, id, scope).await
+        })
+        .await
     }
 
     /// The object as it is now; `None` if Stripe answers 404.

@@ -38,6 +38,8 @@ struct Shared {
     listed: Mutex<Vec<Listed>>,
     /// What the next list requests are answered instead: a status and a `Retry-After`.
     refusals: Mutex<VecDeque<(u16, Option<u32>)>>,
+    /// Lists that are refused whenever they are asked for, by path, with a status.
+    refused_lists: Mutex<HashMap<&'static str, u16>>,
     /// The `Date` of answers about subscriptions; actix's own where there is none.
     date: Mutex<Option<String>>,
     /// Whole answers to the next list requests.
@@ -219,6 +221,17 @@ impl StripeApi {
         self.shared.refusals.lock().unwrap().push_back((status, retry_after));
     }
 
+    /// Has every request for this list fail.
+    pub fn refuse_list(&self, list: &'static str, status: u16) {
+        self.shared.refused_lists.lock().unwrap().insert(list, status);
+    }
+
+    /// Turns the next read of an object away, and has the object after that.
+    pub fn turns_away_once(&self, object: &Value, retry_after: &str) {
+        self.answer_path(&path_of(object), 429, &[("Retry-After", retry_after)], "{}");
+        self.has_second(object);
+    }
+
     /// Whole answers to the next requests for a list.
     pub fn queue_pages(&self, pages: &[Value]) {
         self.shared.pages.lock().unwrap().extend(pages.iter().cloned());
@@ -360,6 +373,10 @@ async fn list(
     if let Some(status) = refusal(&shared, listed.connect_account.as_deref()) {
         let status = StatusCode::from_u16(status).unwrap();
         return HttpResponse::build(status).json(json!({"error": {"code": "account_invalid"}}));
+    }
+    if let Some(status) = shared.refused_lists.lock().unwrap().get(listed.path.as_str()) {
+        let status = StatusCode::from_u16(*status).unwrap();
+        return HttpResponse::build(status).json(json!({"error": {"type": "invalid_request_error"}}));
     }
     if let Some((status, retry_after)) = shared.refusals.lock().unwrap().pop_front() {
         let mut response = HttpResponse::build(StatusCode::from_u16(status).unwrap());
