@@ -74,11 +74,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn items_of_one_key_take_turns_and_others_go_together() {
         let items = (0..1_000_u64).map(|n| Ok((format!("key {}", n % 100), n)));
-        let (running, most, ended) = (Cell::new(0), Cell::new(0), RefCell::new(HashMap::new()));
+        let (running, most, ended) = (Cell::new(0), Cell::new(0), RefCell::new(HashMap::<u64, Option<u64>>::new()));
         let work = async |n: u64| {
             running.set(running.get() + 1);
             most.set(most.get().max(running.get()));
-            assert!(ended.borrow_mut().insert(n % 100, None).unwrap_or(Some(0)) != None, "two of one key at a time");
+            let before = ended.borrow_mut().insert(n % 100, None);
+            assert_ne!(before, Some(None), "two of one key at a time");
             // The later an item is, the sooner it would be done.
             tokio::time::sleep(Duration::from_millis(1_000 - n)).await;
             running.set(running.get() - 1);
