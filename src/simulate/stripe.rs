@@ -117,8 +117,8 @@ impl Happened {
     /// The features of a customer.
     fn features(&self, customer: &str, account: Option<&str>) -> Vec<&'static str> {
         let told = self.told_of(customer).into_iter().filter(|(life, _)| life.connect_account == account);
-        let features = told.flat_map(|(_, occurred)| occurred).filter_map(|it| it.what.features());
-        features.last().map(<[_]>::to_vec).unwrap_or_default()
+        let mut features = told.flat_map(|(_, occurred)| occurred).filter_map(|it| it.what.features());
+        features.next_back().map(<[_]>::to_vec).unwrap_or_default()
     }
 }
 
