@@ -114,7 +114,7 @@ fn every_kind_of_life_is_drawn() {
     };
     for (column, values) in [
         ("status", &["active", "trialing", "past_due", "paused", "canceled", "incomplete_expired"][..]),
-        ("latest_invoice_status", &["open", "payment_failed", "action_required", "uncollectible", "paid", "void"]),
+        ("latest_invoice_status", &["payment_failed", "action_required", "uncollectible", "paid", "void"]),
         ("cancellation_reason", &["cancellation_requested", "payment_failed"]),
         ("cancellation_feedback", &["too_expensive", "unused"]),
         ("plan_source", &["lookup_key", "local", "price_id"]),
