@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Conn;
 use super::cached::Cached;
 use super::schema::accounts;
+use crate::stripe::EARLIEST_TIME;
 
 /// A parked event.
 #[derive(Clone, Debug, diesel::QueryableByName)]
@@ -32,7 +33,7 @@ pub type After = (DateTime<Utc>, String);
 
 /// Before every event.
 pub fn beginning() -> After {
-    (DateTime::<Utc>::UNIX_EPOCH, String::new())
+    (EARLIEST_TIME, String::new())
 }
 
 /// What parked events may wait for.
@@ -46,15 +47,43 @@ pub enum Awaited {
     Account(Uuid),
 }
 
+/// The parked event with this id.
+pub async fn find(conn: &mut Conn, id: &str) -> QueryResult<Option<Parked>> {
+    diesel::sql_query(
+        "SELECT id, created, payload::text AS payload FROM stripe_events WHERE id = $1 AND outcome = 'parked'",
+    )
+    .bind::<Text, _>(id)
+    .get_result(conn)
+    .await
+    .optional()
+}
+
+/// SQL: the `acct_…` that a parked event carries as `customer_account`, which may be an expanded object.
+/// An index stands on this expression.
+macro_rules! customer_account {
+    () => {
+        "COALESCE(payload #>> '{data,object,customer_account,id}', payload #>> '{data,object,customer_account}')"
+    };
+}
+pub(crate) use customer_account;
+
 /// At most `limit` of the events that wait for `awaited`, oldest first.
 pub async fn page(conn: &mut Conn, awaited: &Awaited, after: &After, limit: i64) -> QueryResult<Vec<Parked>> {
     let (sql, key) = match awaited {
         // Stored under the cus_… that stands beside it, if there is one.
         Awaited::Customer(id) if id.starts_with("acct_") => (
-            "SELECT id, created, payload::text AS payload FROM stripe_events
-             WHERE outcome = 'parked' AND payload #>> '{data,object,customer_account}' = $1
-               AND (created, id) > ($2, $3)
-             ORDER BY created, id LIMIT $4",
+            concat!(
+                "(SELECT id, created, payload::text AS payload FROM stripe_events
+                  WHERE outcome = 'parked' AND customer_id = $1 AND (created, id) > ($2, $3)
+                  ORDER BY created, id LIMIT $4)
+                 UNION ALL
+                 (SELECT id, created, payload::text FROM stripe_events
+                  WHERE outcome = 'parked' AND ",
+                customer_account!(),
+                " = $1 AND customer_id IS DISTINCT FROM $1 AND (created, id) > ($2, $3)
+                  ORDER BY created, id LIMIT $4)
+                 ORDER BY created, id LIMIT $4"
+            ),
             id.clone(),
         ),
         Awaited::Customer(id) => (
@@ -96,8 +125,9 @@ macro_rules! is_placeable {
               OR type NOT LIKE 'invoice.%'
                  AND (EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = event.customer_id)
                       OR EXISTS (SELECT FROM customer_links
-                                 WHERE stripe_customer_id = payload #>> '{data,object,customer_account}')
-                      OR ",
+                                 WHERE stripe_customer_id = ",
+            $crate::db::parked::customer_account!(),
+            ") OR ",
             $names_count,
             " AND EXISTS (
                           SELECT FROM unnest(ARRAY[payload #>> '{data,object,client_reference_id}',
@@ -129,18 +159,22 @@ pub async fn placeable_page(conn: &mut Conn, after: &After, limit: i64) -> Query
     .await
 }
 
-/// How many events wait for an account: for its customers, or for the account by its name.
+/// How many events wait for the customers of an account.
 pub async fn count_of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<i64> {
     #[derive(diesel::QueryableByName)]
     struct Count {
         #[diesel(sql_type = BigInt)]
         count: i64,
     }
-    let count: Count = diesel::sql_query(
+    let count: Count = diesel::sql_query(concat!(
         "SELECT count(*) AS count FROM stripe_events
          WHERE outcome = 'parked'
-           AND customer_id = ANY(ARRAY(SELECT stripe_customer_id FROM customer_links WHERE account_id = $1))",
-    )
+           AND (customer_id = ANY(ARRAY(SELECT stripe_customer_id FROM customer_links WHERE account_id = $1))
+                OR ",
+        customer_account!(),
+        " = ANY(ARRAY(SELECT stripe_customer_id FROM customer_links
+                                WHERE account_id = $1 AND stripe_customer_id LIKE 'acct\\_%')))",
+    ))
     .bind::<diesel::sql_types::Uuid, _>(account_id)
     .get_result(conn)
     .await?;
@@ -172,7 +206,7 @@ pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSe
         found.extend(query.load::<Uuid>(conn).await?.into_iter().map(Awaited::Account));
     }
     if !customers.is_empty() {
-        let query = diesel::sql_query(
+        let query = diesel::sql_query(concat!(
             "SELECT awaited AS id FROM unnest($1) AS awaited
              WHERE (SELECT true FROM customer_links WHERE stripe_customer_id = awaited)
                AND COALESCE((SELECT true FROM stripe_events
@@ -180,10 +214,15 @@ pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSe
                              ORDER BY customer_id, created, id LIMIT 1),
                             CASE WHEN awaited LIKE 'acct\\_%' THEN
                             (SELECT true FROM stripe_events
-                             WHERE outcome = 'parked' AND payload #>> '{data,object,customer_account}' >= awaited
-                               AND payload #>> '{data,object,customer_account}' <= awaited
-                             ORDER BY payload #>> '{data,object,customer_account}', created, id LIMIT 1) END)",
-        );
+                             WHERE outcome = 'parked' AND ",
+            customer_account!(),
+            " >= awaited AND ",
+            customer_account!(),
+            " <= awaited
+                             ORDER BY ",
+            customer_account!(),
+            ", created, id LIMIT 1) END)",
+        ));
         let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(customers)).load(conn).await?;
         found.extend(ids.into_iter().map(|id| Awaited::Customer(id.id)));
     }

@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use diesel::dsl::now;
+use diesel::dsl::{exists, now, sql};
 use diesel::prelude::*;
+use diesel::sql_types::{Nullable, Text};
 use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +12,8 @@ use uuid::Uuid;
 
 use super::Conn;
 use super::cached::Cached;
-use super::schema::{customer_links, subscriptions as table};
+use super::parked::customer_account;
+use super::schema::{customer_links, stripe_events, subscriptions as table};
 
 /// The columns that show a state of Stripe's, which is projected onto them whole. `None` is written as null.
 #[derive(AsChangeset, Clone, Debug, Default, Deserialize, Insertable, PartialEq, Queryable, Selectable, Serialize)]
@@ -171,6 +173,27 @@ pub async fn lock_placed_by_metadata(conn: &mut Conn, account_id: Uuid) -> Query
     table::table
         .filter(table::placed_by_metadata)
         .filter(table::stripe_customer_id.eq_any(customers))
+        .order(table::stripe_subscription_id)
+        .select(Row::as_select())
+        .for_no_key_update()
+        .load(conn)
+        .await
+}
+
+/// As [`lock_placed_by_metadata`], but the rows whose last event carries an `acct_…` that is linked to this account, and
+/// whose `cus_…` is not.
+pub async fn lock_placed_by_metadata_of_customer_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<Vec<Row>> {
+    let customers = customer_links::table
+        .filter(customer_links::account_id.eq(account_id))
+        .select(customer_links::stripe_customer_id);
+    let customer_account = sql::<Nullable<Text>>(customer_account!());
+    let events = stripe_events::table
+        .filter(stripe_events::id.nullable().eq(table::last_event_id))
+        .filter(customer_account.eq_any(customers.select(customer_links::stripe_customer_id.nullable())));
+    table::table
+        .filter(table::placed_by_metadata)
+        .filter(table::stripe_customer_id.is_null().or(table::stripe_customer_id.assume_not_null().ne_all(customers)))
+        .filter(exists(events))
         .order(table::stripe_subscription_id)
         .select(Row::as_select())
         .for_no_key_update()

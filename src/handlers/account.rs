@@ -32,16 +32,7 @@ impl Place {
     ) -> Result<Option<Self>, HandlerError> {
         let facts = work.facts(event)?;
         let (linked, named) = (facts.linked_account(), facts.account_by_name);
-        if let (Some(one), Some(other)) = (facts.account_of_customer, facts.account_of_customer_account)
-            && one != other
-        {
-            notes.push(Note::CustomerConflict {
-                event_id: event.id.clone(),
-                account_of_customer: one,
-                account_of_customer_account: other,
-            });
-        }
-        link_second_customer(conn, ctx, event, facts).await?;
+        link_second_customer(conn, ctx, event, facts, notes).await?;
         let row = event.subscription_id.as_deref().and_then(|id| work.row(id)).cloned();
         match (row, linked) {
             (Some(row), Some(linked)) if row.placed_by_metadata && row.account_id != linked => {
@@ -63,12 +54,13 @@ impl Place {
 }
 
 /// An event that carries a `cus_…` and an `acct_…` of one customer links the one that is not linked yet to the account of
-/// the other.
-async fn link_second_customer(
+/// the other. Both may be linked to different accounts, which is noted.
+pub(super) async fn link_second_customer(
     conn: &mut Conn,
     ctx: Context<'_>,
     event: &Event,
     facts: &Facts,
+    notes: &mut Vec<Note>,
 ) -> Result<(), HandlerError> {
     let [first, second] = event.customer_ids.as_slice() else {
         return Ok(());
@@ -76,6 +68,14 @@ async fn link_second_customer(
     let (account_id, unlinked) = match (facts.account_of_customer, facts.account_of_customer_account) {
         (Some(account_id), None) => (account_id, second),
         (None, Some(account_id)) => (account_id, first),
+        (Some(one), Some(other)) if one != other => {
+            notes.push(Note::CustomerConflict {
+                event_id: event.id.clone(),
+                account_of_customer: one,
+                account_of_customer_account: other,
+            });
+            return Ok(());
+        }
         _ => return Ok(()),
     };
     ctx.needs_own_transaction()?;
@@ -110,7 +110,12 @@ pub async fn move_misplaced(
     settings: &Settings,
     account_id: Uuid,
 ) -> Result<(), HandlerError> {
-    for mut row in subscriptions::lock_placed_by_metadata(conn, account_id).await? {
+    let mut rows = subscriptions::lock_placed_by_metadata(conn, account_id).await?;
+    // Rows keep their cus_… alone.
+    if accounts::customers(conn, account_id).await?.iter().any(|customer| customer.starts_with("acct_")) {
+        rows.extend(subscriptions::lock_placed_by_metadata_of_customer_account(conn, account_id).await?);
+    }
+    for mut row in rows {
         work.adopt(row.clone());
         if row.account_id == account_id {
             row.placed_by_metadata = false;

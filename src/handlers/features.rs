@@ -1,5 +1,6 @@
 //! A customer's active entitlements: the features that its subscriptions give it.
 
+use super::account::link_second_customer;
 use super::{Context, Handled, HandlerError, Note, Outcome, Question, Subject, Work};
 use crate::db::Conn;
 use crate::db::features::{self, AsOf};
@@ -27,6 +28,7 @@ pub(super) async fn apply(
         return Ok(Handled { releases, ..Handled::new(Outcome::Parked, None) });
     };
     let mut handled = Handled::new(Outcome::Applied, Some(account_id));
+    link_second_customer(conn, ctx, event, work.facts(event)?, &mut handled.notes).await?;
     let (shown, has_more) = Feature::of_summary(event.object());
     let as_of = AsOf { last_event_id: event.id.clone(), last_event_created: created };
     // The row is the lock: also for two first events at once.

@@ -2,13 +2,26 @@
 
 use std::cmp::Ordering;
 
-use super::{Handled, HandlerError, Outcome, Work};
+use super::account::link_second_customer;
+use super::{Context, Handled, HandlerError, Outcome, Work};
+use crate::db::Conn;
 use crate::db::parked::Awaited;
 use crate::db::subscriptions::LatestInvoice;
 use crate::stripe::{Event, Invoice, InvoiceStatus};
 
 /// Writes the invoice onto its subscription's row, unless a later one is there; parked until there is a row.
-pub(super) fn apply(work: &mut Work, event: &Event) -> Result<Handled, HandlerError> {
+pub(super) async fn apply(
+    conn: &mut Conn,
+    work: &mut Work,
+    ctx: Context<'_>,
+    event: &Event,
+) -> Result<Handled, HandlerError> {
+    let mut notes = Vec::new();
+    link_second_customer(conn, ctx, event, work.facts(event)?, &mut notes).await?;
+    Ok(Handled { notes, ..show(work, event)? })
+}
+
+fn show(work: &mut Work, event: &Event) -> Result<Handled, HandlerError> {
     let created = event.created.ok_or(HandlerError::NoCreated)?;
     let (Some(subscription_id), Some(invoice)) = (&event.subscription_id, Invoice::read(event, created)) else {
         return Ok(Handled::new(Outcome::Ignored, None));

@@ -254,7 +254,7 @@ async fn dispatch(conn: &mut Conn, work: &mut Work, ctx: Context<'_>, event: &Ev
             Some(checkout) => checkout::apply(conn, work, ctx, event, &checkout).await?,
             None => Handled::new(Outcome::Ignored, facts.account_of_row.or(facts.linked_account())),
         },
-        Kind::Invoice(_) if event.subscription_id.is_some() => invoice::apply(work, event)?,
+        Kind::Invoice(_) if event.subscription_id.is_some() => invoice::apply(conn, work, ctx, event).await?,
         Kind::Features if event.customer_id.is_some() => features::apply(conn, work, ctx, event).await?,
         Kind::Invoice(_) | Kind::Features | Kind::Other => {
             Handled::new(Outcome::Ignored, facts.account_of_row.or(facts.linked_account()))

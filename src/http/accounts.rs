@@ -139,8 +139,8 @@ pub async fn create(
     let account = NewAccount { id: id.unwrap_or_else(Uuid::new_v4), name, customer: stripe_customer_id };
     let linked = state.service.create_account(account).await.map_err(ApiError::of_request)?;
     let id = done(linked)?;
-    let view = find(&state, id).await?;
-    Ok(HttpResponse::Created().insert_header((LOCATION, format!("/api/v1/accounts/{id}"))).json(Account::from(view)))
+    let account = find(&state, id).await?;
+    Ok(HttpResponse::Created().insert_header((LOCATION, format!("/api/v1/accounts/{id}"))).json(account))
 }
 
 /// `GET /api/v1/accounts/{id}`.
@@ -162,14 +162,14 @@ pub async fn show(
 ) -> Result<HttpResponse, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
     let id = account_id(&id)?;
-    let view = match query.at.as_deref().map(time).transpose()? {
+    let account = match query.at.as_deref().map(time).transpose()? {
         None => find(&state, id).await?,
         Some(at) => {
             let view = state.service.account_at(id, at).await.map_err(ApiError::of_request)?;
-            view.ok_or(ApiError::NotFound("account with this id at this time"))?
+            Account::from(view.ok_or(ApiError::NotFound("account with this id at this time"))?)
         }
     };
-    Ok(HttpResponse::Ok().json(Account::from(view)))
+    Ok(HttpResponse::Ok().json(account))
 }
 
 /// `PATCH /api/v1/accounts/{id}`.
@@ -205,7 +205,7 @@ pub async fn change(
         let change = AccountChange { id, name, customer };
         done(state.service.change_account(change).await.map_err(ApiError::of_request)?)?;
     }
-    Ok(HttpResponse::Ok().json(Account::from(find(&state, id).await?)))
+    Ok(HttpResponse::Ok().json(find(&state, id).await?))
 }
 
 /// `DELETE /api/v1/accounts/{id}/customers/{customer}`.
@@ -228,7 +228,7 @@ pub async fn unlink(_: Admin, path: Path<(String, String)>, state: Data<State>) 
     let (id, customer) = path.into_inner();
     let id = account_id(&id)?;
     unlink_customer(&state, Unlinking { id, name: None, customer: Some(customer) }).await?;
-    Ok(HttpResponse::Ok().json(Account::from(find(&state, id).await?)))
+    Ok(HttpResponse::Ok().json(find(&state, id).await?))
 }
 
 async fn unlink_customer(state: &State, unlinking: Unlinking) -> Result<(), ApiError> {
@@ -253,9 +253,11 @@ fn done(linked: Linked) -> Result<Uuid, ApiError> {
     }
 }
 
-async fn find(state: &State, id: Uuid) -> Result<crate::service::AccountView, ApiError> {
+async fn find(state: &State, id: Uuid) -> Result<Account, ApiError> {
     let view = state.service.account(id).await.map_err(ApiError::of_request)?;
-    view.ok_or(ApiError::NotFound("account with this id"))
+    let view = view.ok_or(ApiError::NotFound("account with this id"))?;
+    let parked = state.service.parked_for_account(id).await.map_err(ApiError::of_request)?;
+    Ok(Account::from(view).with_parked(parked))
 }
 
 fn account_id(text: &str) -> Result<Uuid, ApiError> {

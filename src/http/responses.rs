@@ -131,6 +131,17 @@ pub struct Account {
     /// The lookup keys of the features that its customers have, by Stripe's entitlements.
     features: Vec<String>,
     entitlement: EntitlementView,
+    /// How many parked events of its customers are yet to be applied; absent if none are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    parked: Option<i64>,
+}
+
+impl Account {
+    /// The account with the number of its parked events.
+    pub fn with_parked(self, count: i64) -> Self {
+        Self { parked: (count > 0).then_some(count), ..self }
+    }
 }
 
 /// A page of accounts.
@@ -363,6 +374,7 @@ impl From<AccountView> for Account {
             subscriptions: view.subscriptions.into_iter().map(Into::into).collect(),
             features: view.features,
             entitlement: view.entitlement.into(),
+            parked: None,
         }
     }
 }

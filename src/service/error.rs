@@ -43,6 +43,16 @@ impl ServiceError {
         }
     }
 
+    /// Whether only this event is concerned: Stripe was asked in vain, or a lock was not given up. Otherwise the database
+    /// is out of reach or too busy, which concerns all events.
+    pub(super) fn is_of_one_event(&self) -> bool {
+        let (Self::Unavailable(error) | Self::Failed(error)) = self;
+        error.downcast_ref::<AttemptError>().is_some_and(|error| {
+            error.reason() == FailureReason::Stripe
+                || error.class() == Class::Timeout && !matches!(error, AttemptError::Queue)
+        })
+    }
+
     /// The level at which to log it: `usual`, but `Debug` for what an outage of the database causes. The outage itself is
     /// logged when it begins and when it ends.
     pub fn log_level(&self, usual: log::Level) -> log::Level {

@@ -39,7 +39,6 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use accounts::{AccountChange, Customer, Linked, NewAccount, Unlinked, Unlinking};
@@ -64,6 +63,7 @@ pub use crate::db::upkeep::Candidate;
 use error::AttemptError;
 use group_commit::GroupCommit;
 use health::LastCheck;
+use parked::{FailedParked, Sweep};
 use turns::Turns;
 use writes::Room;
 
@@ -114,8 +114,10 @@ struct Inner {
     turns: Turns,
     /// What parked events may wait for, and could not be looked for; the next sweep does.
     unreleased: Mutex<HashSet<Awaited>>,
-    /// Parked events that failed of themselves, and when.
-    failed_parked: Mutex<HashMap<String, Instant>>,
+    /// Parked events that failed.
+    failed_parked: Mutex<HashMap<String, FailedParked>>,
+    /// What sweeps have started and is still running.
+    running_sweeps: Mutex<HashSet<Sweep>>,
     /// Parked events that are being tried.
     tried_parked: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// The marks of new links whose release has begun, by account.
@@ -154,6 +156,7 @@ impl Service {
             turns,
             unreleased: Mutex::default(),
             failed_parked: Mutex::default(),
+            running_sweeps: Mutex::default(),
             tried_parked: Mutex::default(),
             released_marks: Mutex::default(),
             finished_hours: Default::default(),

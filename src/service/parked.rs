@@ -5,13 +5,12 @@
 //! the other. A link over the API does. And a sweep does, for links that were made with SQL (triggers mark their accounts),
 //! and now and then for what a crash left.
 
-use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, Weak};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::join_all;
-use futures_util::stream;
+use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -21,14 +20,18 @@ use super::error::{AttemptError, ServiceError};
 use super::{Recorded, Service};
 use crate::db::accounts::NewLinks;
 use crate::db::entitlements::Settings;
-use crate::db::parked::{self, After, Awaited, Parked};
+use crate::db::parked::{self, Awaited, Parked};
 use crate::db::{Conn, accounts};
 use crate::handlers::{HandlerError, Outcome, Recording, Submission, Work, move_misplaced};
 use crate::stripe::Event;
 use crate::stripe::signature::Verified;
 
-/// How many parked events are read, and submitted, at a time.
+/// How many parked events are read at a time.
 const PAGE: i64 = 64;
+
+/// How many of the events that wait for the same are under way at once. Those that take turns must not wait so long that
+/// they are given up.
+const IN_FLIGHT: usize = 16;
 
 /// How long the answer to an event waits for the parked events that it releases.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,18 +45,48 @@ const SCAN_EVERY: Duration = Duration::from_secs(600);
 /// How long the look for parked events after a commit may take: the events' answers wait for it.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
 
-/// How often a parked event is tried whose attempts fail because something is out of reach, and the first pause.
+/// How often a release tries a parked event while the database is out of reach or too busy, and the first pause.
 const MAX_ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a parked event that failed is passed over by the releases of its subscription.
+/// How long releases pass over a parked event that failed of itself.
 const FAILED_FOR: Duration = Duration::from_secs(60);
 
-/// How many accounts a sweep releases beside each other.
+/// The first and the longest pause before a parked event is tried again for which Stripe or a lock was in the way. Each
+/// pause is twice as long as the one before.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(600);
+
+/// How many releases a sweep starts beside each other, and how long it waits for one of them. A release that takes longer
+/// goes on by itself, since it may wait for Stripe.
 const RELEASES_AT_ONCE: usize = 8;
+const SWEEP_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How many accounts one sweep takes on at a time.
 const SWEPT_ACCOUNTS: i64 = 100;
+
+/// How many failed events one sweep tries again.
+const MAX_RETRIES: usize = 1_000;
+
+/// What a sweep has run, once at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Sweep {
+    Release(Awaited),
+    /// The parked event with this id.
+    Retry(String),
+    /// A look through all parked events.
+    Scan,
+}
+
+/// A failed attempt at a parked event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FailedParked {
+    at: Instant,
+    /// How long releases pass over the event.
+    pause: Duration,
+    /// Whether a sweep tries it again after the pause.
+    is_retried: bool,
+}
 
 impl Service {
     /// Those of `awaited` for which an event is parked, or may be: an account's customers are looked at when it is released.
@@ -117,13 +150,13 @@ impl Service {
         drop(conn);
         // A link that was made with SQL may have mended what failed, as one over the API may.
         let with_failed = mark.as_ref().is_some_and(|mark| self.is_first_release_of(mark)) || with_failed;
-        // A row that cannot be moved holds up no event.
-        let moved = self.change(Moving { account_id }).await;
-        for customer in customers {
-            self.apply_parked(&Awaited::Customer(customer), with_failed).await?;
+        // What fails for one of them holds up none of the others.
+        let mut result = self.change(Moving { account_id }).await;
+        for awaited in customers.into_iter().map(Awaited::Customer).chain([Awaited::Account(account_id)]) {
+            let applied = self.apply_parked(Some(&awaited), with_failed).await;
+            result = result.and(applied);
         }
-        self.apply_parked(&Awaited::Account(account_id), with_failed).await?;
-        moved?;
+        result?;
         // Only now: whoever dies before leaves the mark to the next sweep.
         if let Some(mark) = mark {
             let mut conn = self.connection().await?;
@@ -142,38 +175,48 @@ impl Service {
     async fn release(&self, awaited: &Awaited, with_failed: bool) -> Result<(), ServiceError> {
         match awaited {
             Awaited::Account(account_id) => Box::pin(self.release_account(*account_id, with_failed)).await,
-            _ => self.apply_parked(awaited, with_failed).await,
+            _ => self.apply_parked(Some(awaited), with_failed).await,
         }
     }
 
-    /// Applies what waits for `awaited`. One event that fails stays parked, with a row in `event_failures`, and holds up
-    /// no other. One that failed just now is tried again only `with_failed`: after a link, which may have mended it.
-    async fn apply_parked(&self, awaited: &Awaited, with_failed: bool) -> Result<(), ServiceError> {
+    /// Applies what waits for `awaited`, oldest first; for `None`, every parked event that looks as if it could be placed.
+    /// One that fails stays parked, with a row in `event_failures`, and holds up no other. One that failed just now is
+    /// tried again only `with_failed`: after a link, which may have mended it.
+    ///
+    /// # Errors
+    /// The database is out of reach; the release is to be run again.
+    async fn apply_parked(&self, awaited: Option<&Awaited>, with_failed: bool) -> Result<(), ServiceError> {
         let mut after = parked::beginning();
+        let mut in_flight = FuturesUnordered::new();
         loop {
             let mut conn = self.connection().await?;
-            let page = parked::page(&mut conn, awaited, &after, PAGE).await?;
-            drop(conn);
-            let Some(last) = page.last() else {
-                return Ok(());
+            let page = match awaited {
+                Some(awaited) => parked::page(&mut conn, awaited, &after, PAGE).await?,
+                None => parked::placeable_page(&mut conn, &after, PAGE).await?,
             };
-            after = (last.created, last.id.clone());
+            drop(conn);
             let is_last = page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
-            let mut page = page;
-            page.retain(|parked| with_failed || self.failed_at(&parked.id).is_none());
-            self.apply_page(page).await?;
+            for parked in page {
+                after = (parked.created, parked.id.clone());
+                if !with_failed && self.is_passed_over(&parked.id) {
+                    continue;
+                }
+                if in_flight.len() >= IN_FLIGHT {
+                    in_flight.next().await.transpose()?;
+                }
+                in_flight.push(self.apply_one(parked));
+            }
             if is_last {
-                return Ok(());
+                return in_flight.try_collect().await;
             }
         }
     }
 
-    /// Applies a page of parked events. What is out of reach is tried again; if it stays so, the page's release fails.
-    async fn apply_page(&self, page: Vec<Parked>) -> Result<(), ServiceError> {
-        let results = join_all(page.into_iter().map(|parked| self.apply_one(parked))).await;
-        results.into_iter().collect()
-    }
-
+    /// Applies one parked event. It stays parked if it fails; if Stripe or a lock is in the way, a sweep tries it again
+    /// after a pause.
+    ///
+    /// # Errors
+    /// The database is out of reach.
     async fn apply_one(&self, parked: Parked) -> Result<(), ServiceError> {
         let event = match Event::parse(&Verified::from_own_tables(parked.payload)) {
             Ok(event) => Arc::new(event),
@@ -185,21 +228,25 @@ impl Service {
         let asked = Instant::now();
         let turn = self.turn_of_parked(&parked.id);
         let _turn = turn.lock().await;
-        if self.failed_at(&parked.id).is_some_and(|at| at >= asked) {
+        if self.has_failed_since(&parked.id, asked) {
             return Ok(());
         }
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             let recording = Recording::Again(Outcome::Parked.as_str().to_owned());
             match Box::pin(self.submit(Submission { event: event.clone(), recording })).await {
-                Ok(_) => break,
+                Ok(_) => {
+                    self.failed_parked().remove(&parked.id);
+                    break;
+                }
                 Err(ServiceError::Failed(error)) => {
                     log::error!("parked event {} failed: {error:#}", parked.id);
-                    self.inner
-                        .failed_parked
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(parked.id, Instant::now());
+                    self.note_failed(parked.id, false);
+                    break;
+                }
+                Err(error) if error.is_of_one_event() => {
+                    log::warn!("parked event {} is tried again later: {}", parked.id, error.chain());
+                    self.note_failed(parked.id, true);
                     break;
                 }
                 Err(error) if attempt == MAX_ATTEMPTS => return Err(error),
@@ -228,11 +275,32 @@ impl Service {
         turn
     }
 
-    /// When a parked event failed, if that is so short a time ago that another release need not try it again.
-    fn failed_at(&self, id: &str) -> Option<Instant> {
-        let mut failed = self.inner.failed_parked.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.retain(|_, at| at.elapsed() < FAILED_FOR);
-        failed.get(id).copied()
+    fn failed_parked(&self) -> MutexGuard<'_, HashMap<String, FailedParked>> {
+        self.inner.failed_parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_failed(&self, id: String, is_retried: bool) {
+        let mut failed = self.failed_parked();
+        let pause = failed.get(&id).map_or(FIRST_RETRY, |failed| (failed.pause * 2).min(LONGEST_RETRY));
+        let pause = if is_retried { pause } else { FAILED_FOR };
+        failed.insert(id, FailedParked { at: Instant::now(), pause, is_retried });
+    }
+
+    /// Whether a parked event failed so short a time ago that another release need not try it.
+    fn is_passed_over(&self, id: &str) -> bool {
+        self.failed_parked().get(id).is_some_and(|failed| failed.is_retried || failed.at.elapsed() < failed.pause)
+    }
+
+    fn has_failed_since(&self, id: &str, since: Instant) -> bool {
+        self.failed_parked().get(id).is_some_and(|failed| failed.at >= since)
+    }
+
+    /// Forgets the failures that are long past, and returns the events that are to be tried again now.
+    fn due_retries(&self) -> Vec<String> {
+        let mut failed = self.failed_parked();
+        failed.retain(|_, failed| failed.is_retried || failed.at.elapsed() < failed.pause);
+        let is_due = |failed: &FailedParked| failed.is_retried && failed.at.elapsed() >= failed.pause;
+        failed.iter().filter(|(_, failed)| is_due(failed)).map(|(id, _)| id.clone()).take(MAX_RETRIES).collect()
     }
 
     /// Sweeps for parked events that can be applied, until the service is dropped.
@@ -255,8 +323,9 @@ impl Service {
         let unreleased = std::mem::take(&mut *self.inner.unreleased.lock().unwrap_or_else(PoisonError::into_inner));
         if !unreleased.is_empty() {
             let found = self.with_parked(unreleased.into_iter().collect()).await;
-            self.release_all(found, false).await;
+            self.start_releases(found.into_iter().map(Sweep::Release).collect()).await;
         }
+        self.start_releases(self.due_retries().into_iter().map(Sweep::Retry).collect()).await;
         let mut after = Uuid::nil();
         loop {
             let mut conn = self.connection().await?;
@@ -264,12 +333,11 @@ impl Service {
             drop(conn);
             let Some(last) = marked.last() else { break };
             after = last.id;
-            // Beside each other: one whose events wait for Stripe holds up no other.
-            let releases = marked.iter().map(|mark| self.release_all([Awaited::Account(mark.id)], false));
-            stream::iter(releases).for_each_concurrent(RELEASES_AT_ONCE, |release| release).await;
+            let releases = marked.iter().map(|mark| Sweep::Release(Awaited::Account(mark.id)));
+            self.start_releases(releases.collect()).await;
         }
         if Instant::now() >= *next_scan {
-            self.scan().await?;
+            self.start_releases(vec![Sweep::Scan]).await;
             // Also those of links that another server has released.
             self.inner.released_marks.lock().unwrap_or_else(PoisonError::into_inner).clear();
             *next_scan = Instant::now() + SCAN_EVERY;
@@ -277,18 +345,49 @@ impl Service {
         Ok(())
     }
 
-    /// Applies all parked events that look as if they could be placed.
-    async fn scan(&self) -> Result<(), ServiceError> {
-        let mut after: After = parked::beginning();
-        loop {
+    /// Starts releases, except those that are still running, and waits a moment for each.
+    async fn start_releases(&self, sweeps: Vec<Sweep>) {
+        let running = sweeps.into_iter().map(|sweep| async move {
+            if !self.running_sweeps().insert(sweep.clone()) {
+                return;
+            }
+            let service = self.clone();
+            let job = self.parts().runtime.spawn(async move {
+                match &sweep {
+                    Sweep::Release(awaited) => service.release_all([awaited.clone()], false).await,
+                    Sweep::Retry(id) => service.retry(id).await,
+                    Sweep::Scan => {
+                        if let Err(error) = service.apply_parked(None, false).await {
+                            log::warn!("cannot look through the parked events: {}", error.chain());
+                        }
+                    }
+                }
+                service.running_sweeps().remove(&sweep);
+            });
+            tokio::time::timeout(SWEEP_PATIENCE, job).await.ok();
+        });
+        stream::iter(running).for_each_concurrent(RELEASES_AT_ONCE, |running| running).await;
+    }
+
+    fn running_sweeps(&self) -> MutexGuard<'_, HashSet<Sweep>> {
+        self.inner.running_sweeps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries a parked event again for which Stripe or a lock was in the way.
+    async fn retry(&self, id: &str) {
+        let result = async {
             let mut conn = self.connection().await?;
-            let page = parked::placeable_page(&mut conn, &after, PAGE).await?;
+            let parked = parked::find(&mut conn, id).await?;
             drop(conn);
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
-            after = (last.created, last.id.clone());
-            self.apply_page(page).await?;
+            match parked {
+                Some(parked) => self.apply_one(parked).await?,
+                // Applied meanwhile.
+                None => drop(self.failed_parked().remove(id)),
+            }
+            Ok::<_, ServiceError>(())
+        };
+        if let Err(error) = result.await {
+            log::log!(error.log_level(log::Level::Warn), "cannot retry parked event {id}: {}", error.chain());
         }
     }
 

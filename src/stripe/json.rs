@@ -22,6 +22,12 @@ pub const MAX_ID_BYTES: usize = 255;
 /// Before this (4714-11-24 BC) a `timestamptz` cannot be; after chrono's own end it could, but a `DateTime` cannot.
 const MIN_TIMESTAMP: i64 = -210_866_803_200;
 
+/// No event is older.
+pub const EARLIEST_TIME: DateTime<Utc> = match DateTime::from_timestamp(MIN_TIMESTAMP, 0) {
+    Some(time) => time,
+    None => DateTime::UNIX_EPOCH,
+};
+
 /// Reads `text` as a `T`; whatever is no object is the default.
 ///
 /// Of members of one name the last counts, as in `jsonb`. serde's derived readers refuse them; then, and only then, the

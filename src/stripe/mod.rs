@@ -24,5 +24,6 @@ pub use features::Feature;
 pub use imported::{IMPORTED, Newest};
 pub use invoice::{Invoice, InvoiceStatus};
 pub use item::SubscriptionItem;
+pub use json::EARLIEST_TIME;
 pub use object::Object;
 pub use subscription::{FINAL_STATUSES, PlanName, PricePlans, Subscription, SubscriptionError};

@@ -1,5 +1,7 @@
 //! Nothing is dropped: what cannot be placed yet waits, and is applied by itself once it can be.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -216,4 +218,76 @@ async fn an_event_that_no_handler_wants_wakes_what_waits_for_its_customer() {
     assert_eq!(app.deliver(next).await.outcome(), "ignored");
     assert_eq!(app.event_row("evt_1").await["outcome"], "applied");
     assert_eq!(app.subscription("sub_1").await["account_id"], json!(account));
+}
+
+/// A parked checkout of which Stripe is asked once its customer is linked.
+fn asking(number: usize, customer: &str) -> Event {
+    completed(&format!("evt_asks_{number}"), 100, checkout(customer, &format!("sub_asks_{number}"), None))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_which_stripe_refuses_to_tell_or_does_not_answer_hold_up_nobody() {
+    let stripe = StripeApi::start().await;
+    let app = TestApp::start_with(Settings::default(), Some(&stripe)).await;
+    let (refused, unanswered) = (0..20, 20..40);
+    for number in 0..40 {
+        park(&app, [asking(number, &format!("cus_asks_{number}"))]).await;
+    }
+    for number in refused.clone() {
+        stripe.answer(&format!("sub_asks_{number}"), 403, json!({"error": {}}));
+    }
+    for number in unanswered {
+        stripe.has(&subscription(&format!("sub_asks_{number}"), &format!("cus_asks_{number}"), "active", 1));
+        stripe.delay(&format!("/v1/subscriptions/sub_asks_{number}"), Duration::from_secs(60));
+    }
+    // One account has such an event, another customer's, and one that names the account.
+    let account = Uuid::new_v4();
+    let mut names = subscription("sub_names", "cus_elsewhere", "active", 1);
+    names["metadata"]["account_id"] = json!(account);
+    park(
+        &app,
+        [created("evt_names", 100, names), created("evt_own", 101, subscription("sub_own", "cus_asks_0", "active", 1))],
+    )
+    .await;
+    park(&app, [created("evt_second", 100, subscription("sub_second", "cus_second", "active", 1))]).await;
+    park(&app, [created("evt_other", 100, subscription("sub_other", "cus_other", "active", 1))]).await;
+    app.execute(&format!(
+        "INSERT INTO accounts (id, stripe_customer_id) VALUES ('{account}', 'cus_asks_0');
+         INSERT INTO account_customers (account_id, stripe_customer_id) VALUES ('{account}', 'cus_second');
+         INSERT INTO accounts (stripe_customer_id) SELECT 'cus_asks_' || number FROM generate_series(1, 39) AS number"
+    ))
+    .await;
+    let own = "stripe_events WHERE id IN ('evt_names', 'evt_own', 'evt_second') AND outcome = 'applied'";
+    app.wait_for_count(own, 3, SWEPT).await;
+    app.account_of("cus_other").await;
+    app.wait_for_count("stripe_events WHERE id = 'evt_other' AND outcome = 'applied'", 1, SWEPT).await;
+
+    // They stay parked, with a failure each and not one every time that a sweep comes by.
+    tokio::time::sleep(SWEPT).await;
+    assert_eq!(app.count("stripe_events WHERE outcome = 'parked'").await, 40);
+    let failures = app.count("event_failures WHERE event_id = 'evt_asks_1'").await;
+    assert!((1..=3).contains(&failures), "{failures} attempts");
+
+    // Once Stripe tells, they are applied by themselves.
+    for number in refused {
+        stripe.has(&subscription(&format!("sub_asks_{number}"), &format!("cus_asks_{number}"), "active", 1));
+    }
+    let applied = "stripe_events WHERE id LIKE 'evt_asks%' AND outcome = 'applied'";
+    app.wait_for_count(applied, 20, Duration::from_secs(60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_account_says_how_many_events_are_parked_for_it() {
+    let stripe = StripeApi::start().await;
+    let app = TestApp::start_with(Settings::default(), Some(&stripe)).await;
+    park(&app, [asking(1, "cus_1"), asking(2, "cus_1")]).await;
+    stripe.answer("sub_asks_1", 500, json!({"error": {}}));
+    stripe.has(&subscription("sub_asks_2", "cus_1", "active", 1));
+    let answer = app.create_account(json!({"name": "Acme", "stripe_customer_id": "cus_1"})).await;
+    assert_eq!((answer.status, &answer.body["parked"]), (201, &json!(1)), "{answer:?}");
+    let path = format!("/api/v1/accounts/{}", account_id(&answer));
+    assert_eq!(app.get(&path).await.body["parked"], 1);
+    stripe.has(&subscription("sub_asks_1", "cus_1", "active", 1));
+    app.wait_for_count("stripe_events WHERE outcome = 'parked'", 0, Duration::from_secs(30)).await;
+    assert_eq!(app.get(&path).await.body.get("parked"), None);
 }

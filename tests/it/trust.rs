@@ -7,7 +7,7 @@ use subledger::stripe::trust::{ConnectTrust, Mode};
 use uuid::Uuid;
 
 use crate::support::app::ADMIN_TOKEN;
-use crate::support::events::{checkout, completed, created, subscription, updated};
+use crate::support::events::{checkout, completed, created, invoice, paid, subscription, updated};
 use crate::support::{Event, SWEPT, Settings, StripeApi, TestApp};
 
 /// How many events were refused for this reason.
@@ -250,4 +250,65 @@ async fn a_customer_account_is_taken_beside_or_instead_of_a_customer() {
         )
         .await;
     assert_eq!(rows.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_account_in_any_form_is_released_when_it_is_linked() {
+    let expanded = json!({"id": "acct_1", "object": "v2.core.account"});
+    let forms = [
+        (json!(null), expanded.clone()),
+        (json!("cus_1"), expanded.clone()),
+        (json!("acct_1"), json!(null)),
+        (expanded, json!(null)),
+    ];
+    for by_api in [true, false] {
+        let app = TestApp::start().await;
+        for (number, (customer, customer_account)) in forms.iter().enumerate() {
+            let mut event = of_customer_account(&format!("evt_{number}"), None, "");
+            event.0["data"]["object"]["customer"] = customer.clone();
+            event.0["data"]["object"]["customer_account"] = customer_account.clone();
+            // Also the oldest time that PostgreSQL holds comes behind the beginning.
+            event.0["created"] = json!(if number == 0 { -5 } else { 100 });
+            assert_eq!(app.deliver(event).await.outcome(), "parked", "{customer} {customer_account}");
+        }
+        if by_api {
+            let answer = app.create_account(json!({"name": "x", "stripe_customer_id": "acct_1"})).await;
+            assert_eq!(answer.status, 201, "{answer:?}");
+        } else {
+            app.account_of("acct_1").await;
+        }
+        app.wait_for_count("stripe_events WHERE outcome = 'applied'", forms.len() as i64, SWEPT).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_metadata_has_placed_moves_when_its_customer_account_is_linked() {
+    let app = TestApp::start().await;
+    let (by_name, linked) = (app.account().await, app.account().await);
+    let mut event = of_customer_account("evt_1", Some("cus_1"), "acct_1");
+    event.0["data"]["object"]["metadata"] = json!({"account_id": by_name});
+    assert_eq!(app.deliver(event).await.outcome(), "applied");
+    assert_eq!(app.subscription("sub_evt_1").await["account_id"], json!(by_name));
+    let path = format!("/api/v1/accounts/{linked}");
+    let answer = app.admin(Method::PATCH, &path, Some(json!({"stripe_customer_id": "acct_1"}))).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(app.subscription("sub_evt_1").await["account_id"], json!(linked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_that_carries_both_customers_links_the_second() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    app.deliver(created("evt_1", 100, subscription("sub_1", "cus_1", "active", 1))).await;
+    let mut bill = invoice("in_1", "cus_1", "sub_1");
+    bill["customer_account"] = json!("acct_1");
+    assert_eq!(app.deliver(paid("evt_2", 110, bill)).await.outcome(), "applied");
+    let summary = json!({"object": "entitlements.active_entitlement_summary", "customer": "cus_1",
+                         "customer_account": "acct_2", "entitlements": {"data": [], "has_more": false}});
+    let features = Event::new("evt_3", "entitlements.active_entitlement_summary.updated", 110, summary);
+    assert_eq!(app.deliver(features).await.outcome(), "applied");
+    for customer in ["acct_1", "acct_2"] {
+        let link = format!("customer_links WHERE stripe_customer_id = '{customer}' AND account_id = '{account}'");
+        assert_eq!(app.count(&link).await, 1, "{customer}");
+    }
 }
