@@ -21,7 +21,11 @@ use super::sqlstate::{FirstError, Received, ServerError};
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// The pause between two attempts of which the first has failed.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(75);
+
+/// How long a request waits for the end of an outage before it is refused. Longer than the pause, so that the first request
+/// after a restart of the database succeeds.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// How long an attempt may take before another is started beside it: the first may wait for a host that is gone.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -81,15 +85,20 @@ impl Breaker {
         &self.0.received
     }
 
+    /// Waits a moment for the end of an outage, if there is one.
+    ///
     /// # Errors
-    /// The cause of the outage, if there is one.
-    pub(super) fn refuse_if_open(&self) -> Result<(), Arc<str>> {
-        let state = self.0.state.borrow();
-        if state.since.is_none() {
+    /// The cause of the outage, which goes on.
+    pub(super) async fn refuse_if_open(&self) -> Result<(), Arc<str>> {
+        if !self.is_open() {
+            return Ok(());
+        }
+        let mut state = self.0.state.subscribe();
+        if timeout(GRACE, state.wait_for(|state| state.since.is_none())).await.is_ok() {
             return Ok(());
         }
         self.0.refused.fetch_add(1, Ordering::Relaxed);
-        Err(state.cause.clone())
+        Err(self.0.state.borrow().cause.clone())
     }
 
     /// Runs `task` until an outage begins.

@@ -186,7 +186,7 @@ impl Pool {
     }
 
     async fn get_from(&self, pool: &bb8::Pool<Manager>) -> Result<Pooled, PoolError> {
-        self.breaker.refuse_if_open().map_err(PoolError::Outage)?;
+        self.breaker.refuse_if_open().await.map_err(PoolError::Outage)?;
         let taken = self.breaker.until_outage(pool.get_owned()).await.map_err(PoolError::Outage)?;
         taken.map_err(|_| PoolError::TimedOut)
     }

@@ -88,11 +88,11 @@ async fn told(request: reqwest::RequestBuilder) -> Told {
     Told { status: response.status().as_u16(), retries_later, after: started.elapsed() }
 }
 
-/// Every call is answered 503 at once. Measured: 1 to 30 ms on a machine with seven times as much to do as it has cores.
+/// Every call is answered 503 at once: after the moment in which the outage may end, 200 ms.
 async fn check_refused_at_once(program: &Program) {
     for number in 0..5 {
         let calls = program.call_each(number).await;
-        assert!(calls.iter().all(|told| told.status == 503 && told.after < Duration::from_millis(400)), "{calls:?}");
+        assert!(calls.iter().all(|told| told.status == 503 && told.after < Duration::from_millis(800)), "{calls:?}");
         assert!(calls.iter().take(3).all(|told| told.retries_later), "{calls:?}");
     }
 }
