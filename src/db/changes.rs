@@ -155,6 +155,69 @@ pub async fn around(conn: &mut Conn, account: Uuid, at: DateTime<Utc>) -> QueryR
     .await
 }
 
+/// An event of a subscription that had been applied by some time, and what orders its state among others.
+#[derive(Clone, Debug, diesel::QueryableByName)]
+pub struct AppliedEvent {
+    /// The row of the subscription.
+    #[diesel(sql_type = SqlUuid)]
+    pub row_id: Uuid,
+    /// The event's id.
+    #[diesel(sql_type = Text)]
+    pub id: String,
+    /// The event's type; `None` if the event is not stored any more. All below are absent then, too.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub event_type: Option<String>,
+    /// Stripe's time of the event.
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    pub created: Option<DateTime<Utc>>,
+    /// The status of the object in the event.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub status: Option<String>,
+    /// Whether a change other than of the invoice or of the account names the event.
+    #[diesel(sql_type = Bool)]
+    pub changed_state: bool,
+    /// Whether the row names the event today.
+    #[diesel(sql_type = Bool)]
+    pub is_shown_today: bool,
+}
+
+/// The events of these subscriptions, each the id of a row and a Stripe id, that had been applied by `at`, in the order of
+/// application. An event that changed something was applied when the change says, any other one when it was received.
+pub async fn applied_events(
+    conn: &mut Conn,
+    subscriptions: &[(Uuid, &str)],
+    at: DateTime<Utc>,
+) -> QueryResult<Vec<AppliedEvent>> {
+    let (row_ids, stripe_ids): (Vec<_>, Vec<_>) = subscriptions.iter().copied().unzip();
+    diesel::sql_query(
+        "WITH wanted AS (SELECT row_id, stripe_id, last_event_id
+                      FROM unnest($1, $2) AS given (row_id, stripe_id) LEFT JOIN subscriptions ON id = row_id),
+              change AS (SELECT row_id, event_id, last_event_id, min(changed_at) AS changed_at,
+                                bool_or(NOT kinds <@ '{invoice_changed,moved}') AS changed_state
+                         FROM wanted JOIN subscription_changes ON subscription_id = row_id
+                         WHERE event_id IS NOT NULL
+                         GROUP BY row_id, event_id, last_event_id),
+              applied AS (
+                  SELECT wanted.row_id, event.id, type, created, payload #>> '{data,object,status}' AS status,
+                         coalesce(changed_state, false) AS changed_state,
+                         event.id IS NOT DISTINCT FROM wanted.last_event_id AS is_shown_today,
+                         coalesce(changed_at, received_at) AS applied_at
+                  FROM wanted JOIN stripe_events event ON subscription_id = stripe_id
+                           LEFT JOIN change ON change.row_id = wanted.row_id AND event_id = event.id
+                  WHERE outcome = 'applied' OR event.id = wanted.last_event_id
+                  UNION ALL
+                  SELECT row_id, event_id, NULL, NULL, NULL, changed_state, event_id IS NOT DISTINCT FROM last_event_id, changed_at
+                  FROM change WHERE NOT EXISTS (SELECT FROM stripe_events WHERE id = event_id))
+         SELECT row_id, id, type AS event_type, created, status, changed_state, is_shown_today
+         FROM applied WHERE applied_at <= $3 ORDER BY applied_at, created, id",
+    )
+    .bind::<Array<SqlUuid>, _>(row_ids)
+    .bind::<Array<Text>, _>(stripe_ids)
+    .bind::<Timestamptz, _>(at)
+    .load(conn)
+    .await
+}
+
 /// Deletes the fences that later ones make superfluous.
 pub async fn delete_passed_fences(conn: &mut Conn) -> QueryResult<usize> {
     diesel::sql_query("DELETE FROM change_fences WHERE last_id < (SELECT max(last_id) FROM settled_change_fences)")

@@ -101,8 +101,8 @@ pub struct Row {
     /// Whether it has taken over a local row.
     #[serde(skip)]
     pub took_local_row: bool,
-    /// Computed by the database.
-    #[serde(skip)]
+    /// Computed by the database; read from a change, which has it beside the columns it is computed from.
+    #[serde(default, skip_serializing)]
     pub ends_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     #[serde(skip)]

@@ -52,7 +52,8 @@ pub struct ChangeBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ShowQuery {
-    /// Show the subscriptions, and what the account was entitled to, as of this time (RFC 3339).
+    /// Show the subscriptions, and what the account was entitled to, as of this time (RFC 3339). `name`,
+    /// `stripe_customer_ids` and `features` have no history: they are those of today.
     #[param(nullable = false, value_type = Option<DateTime<Utc>>)]
     at: Option<String>,
 }

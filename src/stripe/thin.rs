@@ -58,7 +58,7 @@ impl Notification {
 
 /// What a thin event of this type is once its object has been fetched. A fetched state is not that of the
 /// subscription's creation, which is older than every other state of its second.
-pub(super) fn kind_of(event_type: &str) -> Kind {
+pub(crate) fn kind_of(event_type: &str) -> Kind {
     let Some(classic) = event_type.strip_prefix("v1.").filter(|classic| *classic != IMPORTED) else {
         return Kind::Other;
     };

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{write, write_many};
 use crate::support::app::{ADMIN_TOKEN, Settings};
+use crate::support::events::{checkout, completed, created, deleted, invoice, paid, subscription, updated};
 use crate::support::{TestApp, job};
 
 fn ids(page: &Value) -> Vec<i64> {
@@ -164,6 +166,91 @@ async fn an_account_is_shown_as_it_was() {
     assert_eq!(shown("2026-01-01T12:00:00Z").await.body["subscriptions"], json!([]));
     assert_eq!(shown("2025-12-01T00:00:00Z").await.error_code(), "not_found");
     assert_eq!(shown("yesterday").await.error_code(), "invalid_request");
+}
+
+/// The database's time, in the form that `?at=` takes.
+async fn now(app: &TestApp) -> String {
+    let now = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    app.one(now).await.get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_at_a_time_names_the_events_that_it_named_then() {
+    let app = TestApp::start().await;
+    let (account, other) = (app.account_of("cus_1").await, app.account().await);
+    let parked =
+        |id: &str, second: i64, seats: i64| updated(id, second, subscription("sub_2", "cus_2", "active", seats));
+    // Both come before their customer is linked, the later state first; it changes nothing but the event that is named.
+    app.deliver(parked("evt_p2", 20, 5)).await;
+    app.deliver(parked("evt_p1", 10, 5)).await;
+    let mut shown = Vec::new();
+    let show = async |shown: &mut Vec<(String, Value)>| {
+        let mut accounts = Vec::new();
+        for id in [account, other] {
+            accounts.push(app.get(&format!("/api/v1/accounts/{id}")).await.body);
+        }
+        shown.push((now(&app).await, json!(accounts)));
+    };
+    let object = |seats: i64, cancel_at: Option<i64>| {
+        let mut object = subscription("sub_1", "cus_1", "active", seats);
+        object["cancel_at"] = json!(cancel_at);
+        object["metadata"] = json!({"account_id": other});
+        object
+    };
+    let mut named_otherwise = object(1, None);
+    named_otherwise["id"] = json!("sub_3");
+    named_otherwise["customer"] = json!("cus_3");
+    let mut ended = object(2, None);
+    ended["status"] = json!("canceled");
+    for event in [
+        created("evt_1", 100, object(1, Some(1_900_000_000))),
+        paid("evt_2", 300, invoice("in_1", "cus_1", "sub_1")),
+        updated("evt_3", 200, object(1, Some(1_900_000_000))),
+        updated("evt_4", 400, object(2, None)),
+        updated("evt_5", 350, object(7, None)),
+        completed("evt_6", 450, checkout("cus_1", "sub_1", None)),
+        created("evt_7", 100, named_otherwise),
+        deleted("evt_8", 390, ended),
+        updated("evt_9", 500, object(9, None)),
+    ] {
+        assert_eq!(app.deliver(&event).await.status, 200);
+        show(&mut shown).await;
+        if event.id() == "evt_7" {
+            for customer in ["cus_2", "cus_3"] {
+                let body = json!({"stripe_customer_id": customer});
+                let path = format!("/api/v1/accounts/{account}");
+                assert_eq!(app.admin(Method::PATCH, &path, Some(body)).await.status, 200);
+                show(&mut shown).await;
+            }
+        }
+    }
+    let named = |number: usize| shown[number].1[0]["subscriptions"][0]["last_event_id"].clone();
+    assert_eq!((named(1), named(2)), (json!("evt_1"), json!("evt_3")), "an invoice is no state of a subscription");
+    for (at, shown) in shown {
+        for (account, mut shown) in [account, other].into_iter().zip(shown.as_array().unwrap().clone()) {
+            let mut then = app.get(&format!("/api/v1/accounts/{account}?at={at}")).await.body;
+            for body in [&mut shown, &mut then] {
+                body["stripe_customer_ids"].take();
+                body["subscriptions"].as_array_mut().unwrap().iter_mut().for_each(|row| drop(row["updated_at"].take()));
+            }
+            assert_eq!(then, shown, "{at}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_pruned_is_named_by_the_change_that_it_made() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    app.deliver(created("evt_1", 100, subscription("sub_1", "cus_1", "active", 1))).await;
+    app.deliver(paid("evt_2", 300, invoice("in_1", "cus_1", "sub_1"))).await;
+    let at = now(&app).await;
+    app.deliver(updated("evt_3", 400, subscription("sub_1", "cus_1", "active", 2))).await;
+    app.execute("DELETE FROM stripe_events WHERE id IN ('evt_1', 'evt_2')").await;
+    let body = app.get(&format!("/api/v1/accounts/{account}?at={at}")).await.body;
+    let row = &body["subscriptions"][0];
+    assert_eq!((&row["last_event_id"], &row["last_event_created"]), (&json!("evt_1"), &Value::Null));
+    assert_eq!((&row["seat_limit"], &body["entitlement"]["since_event"]), (&json!(1), &json!("evt_1")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
