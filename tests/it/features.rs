@@ -114,3 +114,18 @@ async fn with_a_key_stripe_is_asked_about_one_second_and_about_more_than_ten() {
     app.deliver(summary("evt_3", 200, "cus_1", &["sso", "audit"], false)).await;
     assert_eq!(features(&app, account).await, json!(["sso"]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_breaks_off_replaces_no_features() {
+    let stripe = StripeApi::start().await;
+    let app = TestApp::start_with(Settings::default(), Some(&stripe)).await;
+    let account = app.account_of("cus_1").await;
+    app.deliver(summary("evt_1", 100, "cus_1", &["sso"], false)).await;
+    let page =
+        |keys: &[&str], has_more: bool| json!({"object": "list", "data": entitlements(keys), "has_more": has_more});
+    for pages in [vec![page(&[], true)], vec![page(&["audit"], true), page(&["audit"], true)]] {
+        stripe.queue_pages(&pages);
+        assert_eq!(app.deliver(summary("evt_2", 200, "cus_1", &["audit"], true)).await.status, 503, "{pages:?}");
+        assert_eq!(features(&app, account).await, json!(["sso"]));
+    }
+}

@@ -100,3 +100,33 @@ async fn without_a_key_only_a_known_item_names_the_plan() {
         (&json!("pro"), &json!("price_plans"), &json!(false))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_breaks_off_is_not_taken_for_whole() {
+    let stripe = StripeApi::start().await;
+    let app = TestApp::start_with(mapped(), Some(&stripe)).await;
+    app.account_of("cus_1").await;
+    let shown = item("si_1", "price_addon", "prod_addon", 2, 1_762_000_000);
+    let pro = item("si_2", "price_pro", "prod_pro", 5, 1_769_000_000);
+    let page = |items: &[&Value], has_more: bool| json!({"object": "list", "data": items, "has_more": has_more});
+    let event = created("evt_1", 100, with_items(json!([shown]), true));
+    for pages in [
+        vec![page(&[], true)],
+        vec![page(&[&shown], true), page(&[], true)],
+        vec![page(&[&shown], true), page(&[&shown], true)],
+        vec![page(&[&shown], true), page(&[&shown], false)],
+        vec![page(&[&json!({"object": "subscription_item"})], true)],
+        vec![json!({"object": "list", "data": [shown]})],
+        vec![json!({"object": "list", "data": null, "has_more": false})],
+        (0..50).map(|number| page(&[&item(&format!("si_{number}"), "price_1", "prod_1", 1, 1)], true)).collect(),
+    ] {
+        stripe.queue_pages(&pages);
+        let answer = app.deliver(&event).await;
+        assert_eq!((answer.status, answer.error_code()), (503, "unavailable"), "{pages:?}");
+        assert_eq!(app.count("subscriptions").await, 0, "{pages:?}");
+    }
+    stripe.queue_pages(&[page(&[&shown], true), page(&[&pro], false)]);
+    assert_eq!(app.deliver(&event).await.outcome(), "applied");
+    assert_eq!(app.subscription("sub_1").await["items_complete"], true);
+    assert_eq!(items_of_the_view(&app).await.len(), 2);
+}

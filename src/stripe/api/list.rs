@@ -14,7 +14,7 @@ use crate::stripe::json;
 use crate::stripe::signature::Verified;
 
 /// The most that Stripe puts on a page.
-const PAGE_LIMIT: &str = "100";
+pub(super) const PAGE_LIMIT: &str = "100";
 
 /// A list of Stripe's.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +32,35 @@ pub enum List<'a> {
     Subscriptions,
 }
 
+/// A page of a list.
 #[derive(Deserialize)]
-struct Page {
-    data: Vec<Fetched>,
+pub(super) struct Page {
+    pub(super) data: Vec<Fetched>,
     has_more: bool,
+}
+
+impl Page {
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// [`ApiError::Unreadable`] if it is no list.
+    pub(super) fn read(answer: Value) -> Result<Self, ApiError> {
+        serde_json::from_value(answer).map_err(|error| ApiError::Unreadable(Arc::new(error)))
+    }
+
+    /// The id of the last object of this page, which stands behind the object `after`; and whether a further page follows.
+    ///
+    /// # Errors
+    /// [`ApiError::BrokenList`] if the page announces a further one and has no object that it could follow, or repeats
+    /// the object `after`. Whoever took such a list for whole would miss the rest of it.
+    pub(super) fn last(&self, after: Option<&str>) -> Result<(Option<String>, bool), ApiError> {
+        let last = self.data.last().and_then(Fetched::id).map(str::to_owned);
+        let is_repeated = after.is_some() && self.data.iter().any(|object| object.id() == after);
+        if is_repeated || (self.has_more && last.is_none()) {
+            return Err(ApiError::BrokenList);
+        }
+        Ok((last, self.has_more))
+    }
 }
 
 /// The pages of a list, one after the other.
@@ -60,6 +85,11 @@ impl Fetched {
     /// An object that was read alone.
     pub(crate) fn one(object: Value) -> Self {
         Self(object)
+    }
+
+    /// The object alone.
+    pub(super) fn into_object(self) -> Value {
+        self.0
     }
 
     /// The object.
@@ -116,21 +146,16 @@ impl Pages<'_> {
     /// The next page, newest objects first; `None` after the last one.
     ///
     /// # Errors
-    /// [`ApiError`], after several attempts if it is transient; [`ApiError::BrokenList`] if the list announces a further
-    /// page and has none, or repeats one. Whoever took such a list for whole would miss the rest of it.
+    /// [`ApiError`], after several attempts if it is transient, and of a broken list.
     pub async fn next(&mut self) -> Result<Option<Vec<Fetched>>, ApiError> {
         if self.is_at_end {
             return Ok(None);
         }
         let (path, query) = self.request();
         let answer = patiently(|| self.client.get(&self.scope, &path, &query)).await?;
-        let page: Page = serde_json::from_value(answer).map_err(|error| ApiError::Unreadable(Arc::new(error)))?;
-        let last = page.data.last().and_then(Fetched::id).map(str::to_owned);
-        let is_repeated = self.after.is_some() && page.data.iter().any(|object| object.id() == self.after.as_deref());
-        if is_repeated || (page.has_more && last.is_none()) {
-            return Err(ApiError::BrokenList);
-        }
-        self.is_at_end = !page.has_more;
+        let page = Page::read(answer)?;
+        let (last, has_more) = page.last(self.after.as_deref())?;
+        self.is_at_end = !has_more;
         self.after = last;
         Ok(Some(page.data))
     }

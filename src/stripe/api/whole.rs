@@ -1,26 +1,14 @@
 //! Lists that are read whole: of one subscription's items, or of one customer's entitlements.
 
-use std::sync::Arc;
-
 use reqwest::StatusCode;
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::list::{Fetched, PAGE_LIMIT, Page};
 use super::{ApiError, Client, Scope};
 use crate::stripe::item;
 
-/// The most that Stripe puts on a page.
-const PAGE_LIMIT: &str = "100";
-
-/// The most pages that are read of a list. No subscription and no customer has that many.
+/// The most pages that are read of a list. No subscription and no customer has that many: a longer list is broken.
 const MAX_PAGES: usize = 50;
-
-#[derive(Deserialize)]
-struct Page {
-    data: Vec<Value>,
-    #[serde(default)]
-    has_more: bool,
-}
 
 impl Client {
     /// All items of a subscription; `None` if Stripe answers 404. `GET /v1/subscription_items`.
@@ -63,21 +51,22 @@ impl Client {
         scope: &Scope,
     ) -> Result<Option<Vec<Value>>, ApiError> {
         let mut listed: Vec<Value> = Vec::new();
+        let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let mut query = vec![(name, id.to_owned()), ("limit", PAGE_LIMIT.to_owned())];
-            let last = listed.last().and_then(|last| last["id"].as_str());
-            query.extend(last.map(|last| ("starting_after", last.to_owned())));
+            query.extend(after.iter().map(|after| ("starting_after", after.clone())));
             let answer = match self.get(scope, path, &query).await {
                 Err(ApiError::Status { status: StatusCode::NOT_FOUND, .. }) => return Ok(None),
                 answer => answer?,
             };
-            let page: Page = serde_json::from_value(answer).map_err(|error| ApiError::Unreadable(Arc::new(error)))?;
-            let goes_on = page.has_more && page.data.last().is_some_and(|last| last["id"].is_string());
-            listed.extend(page.data);
-            if !goes_on {
-                break;
+            let page = Page::read(answer)?;
+            let (last, has_more) = page.last(after.as_deref())?;
+            listed.extend(page.data.into_iter().map(Fetched::into_object));
+            if !has_more {
+                return Ok(Some(listed));
             }
+            after = last;
         }
-        Ok(Some(listed))
+        Err(ApiError::BrokenList)
     }
 }
