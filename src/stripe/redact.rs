@@ -92,6 +92,7 @@ const PERSONAL: &[&str] = &[
     "fingerprint",
     "first_name",
     "footer",
+    "header",
     "iban",
     "iban_last4",
     "id_number",
@@ -133,8 +134,11 @@ const PERSONAL: &[&str] = &[
     "wallet",
 ];
 
-/// Objects of Stripe's that are payment details as a whole.
-const PAYMENT_OBJECTS: [&str; 5] = ["bank_account", "card", "payment_method", "person", "source"];
+/// Objects of Stripe's that are personal data as a whole.
+const PERSONAL_OBJECTS: [&str; 6] = ["bank_account", "card", "payment_method", "person", "source", "tax_id"];
+
+/// Objects of Stripe's whose `url` is a link to a page that shows the customer's data. Other links are kept.
+const PERSONAL_PAGES: [&str; 2] = ["billing_portal.session", "checkout.session"];
 
 /// Objects of Stripe's that describe what is sold. Their names and descriptions are nobody's personal data.
 const CATALOG_OBJECTS: [&str; 8] =
@@ -274,7 +278,7 @@ fn walk_object(members: &mut Map<String, Value>, owner: Option<&str>, is_persona
     let own_type = members.get("object").and_then(Value::as_str).map(str::to_owned);
     let owner = own_type.as_deref().or(owner);
     let is_catalog = owner.is_some_and(|owner| CATALOG_OBJECTS.contains(&owner));
-    let is_personal = is_personal || own_type.as_deref().is_some_and(|name| PAYMENT_OBJECTS.contains(&name));
+    let is_personal = is_personal || own_type.as_deref().is_some_and(|name| PERSONAL_OBJECTS.contains(&name));
     // Former values belong to the object beside them.
     let changed = members.get("object").and_then(|object| object.get("object")).and_then(Value::as_str);
     let changed = changed.map(str::to_owned);
@@ -282,7 +286,9 @@ fn walk_object(members: &mut Map<String, Value>, owner: Option<&str>, is_persona
         if KEPT.contains(&name) {
             return false;
         }
-        is_personal || (PERSONAL.contains(&name) && !(is_catalog && CATALOG_TEXTS.contains(&name)))
+        is_personal
+            || (PERSONAL.contains(&name) && !(is_catalog && CATALOG_TEXTS.contains(&name)))
+            || (name == "url" && owner.is_some_and(|owner| PERSONAL_PAGES.contains(&owner)))
     };
     if act == Act::Remove {
         members.retain(|name, _| !is_redacted(name));
@@ -290,8 +296,10 @@ fn walk_object(members: &mut Map<String, Value>, owner: Option<&str>, is_persona
     for (name, value) in members.iter_mut().filter(|(name, _)| *name != "metadata") {
         let is_kept = KEPT.contains(&name.as_str());
         let owner = if name == "previous_attributes" { changed.as_deref() } else { owner.filter(|_| is_catalog) };
-        // A kept member within payment details keeps its own value; what it holds is searched as usual.
-        walk(value, owner, !is_kept && is_redacted(name), act);
+        // The elements of a personal list are personal. Any other kept member within personal data keeps its own value; what
+        // it holds is searched as usual.
+        let is_list = is_personal && name == "data";
+        walk(value, owner, is_list || (!is_kept && is_redacted(name)), act);
     }
 }
 
@@ -433,6 +441,41 @@ mod tests {
     }
 
     #[test]
+    fn tax_ids_the_texts_of_quotes_and_links_to_sessions_are_personal() {
+        let redacted = |object: Value| {
+            let payload = json!({"data": {"object": object}}).to_string();
+            let redacted: Value = serde_json::from_str(&redact(&payload)).unwrap();
+            redacted["data"]["object"].clone()
+        };
+        let tax_id = |value: &str| {
+            json!({"id": "txi_1", "object": "tax_id", "customer": "cus_1", "type": "eu_vat", "value": value,
+                   "verification": {"verified_name": value}})
+        };
+        assert_eq!(redacted(tax_id("DE123")), tax_id(REDACTED));
+        let without_object = json!({"type": "eu_vat", "value": "DE123"});
+        let tax_ids = |ids: [Value; 2]| json!({"id": "cus_1", "object": "customer", "tax_ids": {"data": ids}});
+        assert_eq!(
+            redacted(tax_ids([tax_id("DE123"), without_object])),
+            tax_ids([tax_id(REDACTED), json!({"type": "eu_vat", "value": REDACTED})])
+        );
+        let quote = |text: &str| json!({"object": "quote", "header": text, "footer": text, "customer": "cus_1"});
+        assert_eq!(redacted(quote("Jo Doe")), quote(REDACTED));
+        let session = |object: &str, url: &str| {
+            json!({"id": "cs_1", "object": object, "url": url, "line_items": {
+            "object": "list", "url": "/v1/checkout/sessions/cs_1/line_items", "data": []}})
+        };
+        for object in PERSONAL_PAGES {
+            assert_eq!(redacted(session(object, "https://pay.example")), session(object, REDACTED));
+        }
+        let payload = json!({"data": {"object": session("checkout.session", ""),
+                                      "previous_attributes": {"url": "https://pay.example"}}});
+        assert!(!redact(&payload.to_string()).contains("pay.example"));
+        let list =
+            json!({"object": "list", "url": "/v1/x", "data": [{"id": "il_1", "object": "line_item", "url": "/y"}]});
+        assert_eq!(redacted(list.clone()), list);
+    }
+
+    #[test]
     fn erasing_removes_links_to_invoice_pages_too() {
         let invoice =
             json!({"data": {"object": {"object": "invoice", "hosted_invoice_url": "https://invoice.example"}}});
@@ -468,7 +511,7 @@ mod tests {
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
             "[a-z_@.]{0,12}".prop_map(Value::from),
-            select(&PAYMENT_OBJECTS[..]).prop_map(Value::from),
+            select(&PERSONAL_OBJECTS[..]).prop_map(Value::from),
             select(&CATALOG_OBJECTS[..]).prop_map(Value::from),
         ];
         leaf.prop_recursive(3, 16, 4, |inner| {

@@ -194,3 +194,19 @@ async fn fixtures_are_stored_without_the_names_in_them() {
         assert!(!stored.contains(personal), "{personal} is in {stored}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tax_ids_are_stored_without_their_values_and_erased() {
+    let tax_id =
+        json!({"id": "txi_1", "object": "tax_id", "customer": "cus_1", "type": "eu_vat", "value": "DE123456789"});
+    let customer = json!({"id": "cus_1", "object": "customer",
+        "tax_ids": {"object": "list", "data": [tax_id, {"type": "eu_vat", "value": "DE123456789"}], "has_more": false}});
+    for (app, is_redacting) in [(redacting().await, true), (TestApp::start().await, false)] {
+        app.deliver(Event::new("evt_1", "customer.tax_id.created", 100, tax_id.clone())).await;
+        app.deliver(Event::new("evt_2", "customer.updated", 101, customer.clone())).await;
+        assert_eq!(stored(&app).await.contains("DE123456789"), !is_redacting);
+        job::run(&app, None, &["erase", "--customer", "cus_1"]).await.ends_with(0);
+        let left = stored(&app).await;
+        assert!(left.contains("txi_1") && left.contains("eu_vat") && !left.contains("DE123456789"), "{left}");
+    }
+}
