@@ -120,6 +120,7 @@ impl Target {
         }
         let mut config: tokio_postgres::Config =
             format!("{base}?{}", kept.join("&")).parse().map_err(without_secrets)?;
+        hosts::check(&config).map_err(anyhow::Error::msg)?;
         let (mode, verification) = ssl(ssl_mode.as_deref(), root_file.as_deref())?;
         config.ssl_mode(mode);
         let limit = config.get_connect_timeout().copied();
@@ -354,6 +355,8 @@ mod tests {
             "postgres://u:1234?hunter2=@h/db",
             "postgres://a@b:pa?hunter2@h/db",
             "postgres://u:pa/hunter2@x@h/db",
+            "postgres://u:hunter2@/db",
+            "postgres://u:hunter2@h1,h2/db?hostaddr=127.0.0.1",
         ] {
             let error = format!("{:#} {0:?}", Target::parse(url).expect_err(url));
             assert!(!error.contains("hunter2"), "{error}");

@@ -122,6 +122,14 @@ async fn open_socket(config: &Config, directory: &Path, error: &FirstError) -> R
     Ok((client, driver))
 }
 
+/// Whether the configuration names hosts, and as many of them as addresses and ports.
+///
+/// # Errors
+/// What is wrong.
+pub(super) fn check(config: &Config) -> Result<(), String> {
+    candidates(config).map(drop)
+}
+
 fn candidates(config: &Config) -> Result<Vec<Candidate>, String> {
     let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
     let count = hosts.len().max(addresses.len());

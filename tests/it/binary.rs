@@ -22,6 +22,8 @@ fn a_bad_value_stops_the_start_with_one_line_that_names_the_variable() {
         ("STRIPE_SECRET_KEY", "sk_live_…"),
         ("STRIPE_WEBHOOK_SECRET", "whsec_"),
         ("STRIPE_WEBHOOK_SECRET", "whsec_…"),
+        ("DATABASE_URL", "postgres://"),
+        ("DATABASE_URL", "postgres://u:hunter2@/db"),
         ("STRIPE_WEBHOOK_SECRET", "sk_live_hunter2"),
         ("ADMIN_TOKEN", "…"),
         ("ENTITLED_STATUSES", "activ"),
