@@ -22,7 +22,7 @@ use crate::handlers::{Handlers, Policy};
 use crate::http::limits::{self, Budget, Connections, ParsingBudget};
 use crate::http::{self, State};
 use crate::metrics::Metrics;
-use crate::service::patience::patiently;
+use crate::service::retry::with_retries;
 use crate::service::{Parts, Reconciler, Service};
 
 /// The most that requests under way get to finish once the server is told to stop, in seconds.
@@ -118,7 +118,7 @@ impl Application {
         installation::check(&database).await?;
         let service = service(&config, database.clone());
         service.start_sweep();
-        let last_event = patiently(|| service.remember_last_event());
+        let last_event = with_retries(|| service.remember_last_event());
         last_event.await.context("cannot read when the last event came")?;
         // A database that takes no writes just now is no reason not to start; /health says so.
         if let Err(error) = service.publish_entitlement_settings().await {

@@ -25,7 +25,7 @@ impl Changes {
     pub(super) async fn run(&self, options: &Options) -> Outcome {
         let Action::Retry { from } = self.action;
         job::run(options, async |service| {
-            job::patiently(async || service.retry_changes(from).await).await?;
+            job::with_retries(async || service.retry_changes(from).await).await?;
             match from {
                 Some(id) => println!("the changes from {id} on will be delivered again"),
                 None => println!("the changes that are pending will be tried again"),

@@ -21,7 +21,7 @@ impl Erase {
     /// Erases, and prints how much was found.
     pub(super) async fn run(&self, options: &Options) -> Outcome {
         job::run(options, async |service| {
-            let erased = job::patiently(async || service.erase(self.customer.clone()).await).await?;
+            let erased = job::with_retries(async || service.erase(self.customer.clone()).await).await?;
             println!(
                 "erased the personal data of {}: {} events, {} failed attempts, {} subscriptions, {} changes",
                 self.customer, erased.events, erased.failures, erased.subscriptions, erased.changes

@@ -154,7 +154,7 @@ impl Import {
             Ok(event) => event,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        let recorded = job::patiently(async || {
+        let recorded = job::with_retries(async || {
             if self.dry_run { service.preview(event.clone()).await } else { service.apply(event.clone()).await }
         });
         Ok(match recorded.await {
@@ -172,7 +172,7 @@ fn name_of(subscription: &Fetched) -> String {
 /// Compares a page of subscriptions with their rows; each has the key of its turn.
 async fn compared(service: &Service, page: Vec<Fetched>) -> Result<impl Stream<Item = Result<(String, Listed)>>> {
     let objects: Vec<_> = page.iter().map(|subscription| subscription.object().clone()).collect();
-    let compared = match job::patiently(async || service.compare_page(objects.clone()).await).await {
+    let compared = match job::with_retries(async || service.compare_page(objects.clone()).await).await {
         Ok(compared) => compared,
         Err(error) => bail!(job::failure_of_its_own(error)?),
     };

@@ -11,8 +11,8 @@ use crate::db::installation;
 use crate::dev_postgres::secrets::Home;
 use crate::dev_postgres::{PrivatePostgres, RunningPostgres};
 use crate::server;
-use crate::service::patience::Patience;
-pub(super) use crate::service::patience::failure_of_its_own;
+use crate::service::retry::Retries;
+pub(super) use crate::service::retry::failure_of_its_own;
 use crate::service::{DatabaseState, Service, ServiceError};
 use crate::stripe::api::Client;
 
@@ -102,13 +102,13 @@ impl Database {
     }
 }
 
-/// [`crate::service::patience::patiently`], for closures that borrow.
-pub(super) async fn patiently<T>(mut work: impl AsyncFnMut() -> Result<T, ServiceError>) -> Result<T, ServiceError> {
-    let mut patience = Patience::default();
+/// [`crate::service::retry::with_retries`], for closures that borrow.
+pub(super) async fn with_retries<T>(mut work: impl AsyncFnMut() -> Result<T, ServiceError>) -> Result<T, ServiceError> {
+    let mut retries = Retries::default();
     loop {
         match Box::pin(work()).await {
             Ok(done) => return Ok(done),
-            Err(error) => patience.wait_after(error).await?,
+            Err(error) => retries.wait_after(error).await?,
         }
     }
 }

@@ -49,7 +49,7 @@ impl Prune {
         let mut progress = Progress::of(words, None);
         let mut total = 0;
         loop {
-            let deleted = job::patiently(async || service.prune(what, self.older_than, BATCH).await).await?;
+            let deleted = job::with_retries(async || service.prune(what, self.older_than, BATCH).await).await?;
             progress.advance(deleted);
             total += deleted;
             if deleted < BATCH as usize {

@@ -50,7 +50,7 @@ impl Replay {
             let pages = service.replayable(&selection).map_err(anyhow::Error::from);
             replay(&service, pages.map_ok(ids_of).try_flatten(), &mut results).await?;
             let still_parked = match selection.which {
-                Replayable::Parked => Some(job::patiently(async || service.parked_count(&selection).await).await?),
+                Replayable::Parked => Some(job::with_retries(async || service.parked_count(&selection).await).await?),
                 Replayable::Failed => None,
             };
             results.summarize(still_parked)
@@ -72,7 +72,7 @@ impl Replay {
 /// The named events, each with the key of its turn.
 fn named(service: &Service, ids: &[String]) -> impl Stream<Item = Result<(String, String)>> {
     let pages = stream::iter(ids.chunks(LOOKED_UP)).then(async |ids| {
-        let page = job::patiently(async || service.candidates_by_id(ids.to_vec()).await).await;
+        let page = job::with_retries(async || service.candidates_by_id(ids.to_vec()).await).await;
         page.map_err(anyhow::Error::from)
     });
     pages.map_ok(ids_of).try_flatten()
@@ -90,7 +90,7 @@ async fn replay(
 ) -> Result<()> {
     let mut progress = Progress::of("events replayed", None);
     let mut replayed = pin!(in_order(ids, async |id: String| {
-        let replayed = match job::patiently(async || service.replay(id.clone()).await).await {
+        let replayed = match job::with_retries(async || service.replay(id.clone()).await).await {
             Ok(replayed) => Ok(replayed),
             Err(error) => Err(job::failure_of_its_own(error)?),
         };

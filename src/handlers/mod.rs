@@ -1,9 +1,9 @@
-//! What one event does to rows. A handler takes `&mut Conn` and the transaction's [`Work`], decides, and neither commits,
+//! Handlers: how one event changes rows. A handler takes `&mut Conn` and the transaction's [`Work`], decides, and neither commits,
 //! nor calls the network, nor knows HTTP.
 //!
-//! Most events are decided on what [`Work::load`] brought, several in one transaction. A handler that needs more says
-//! [`HandlerError::GoesAlone`] there; it is then run in a transaction of its own, where it may read through `&mut Conn`.
-//! One that needs Stripe's word says [`HandlerError::NeedsStripe`], and is run again with the answer.
+//! Most events are decided on the rows that [`Work::load`] read, several in one transaction. A handler that needs more
+//! returns [`HandlerError::GoesAlone`]; it is then run in a transaction of its own, where it may read through `&mut Conn`.
+//! A handler that has to ask Stripe returns [`HandlerError::NeedsStripe`], and is run again with the answer.
 
 mod account;
 mod answers;
@@ -32,7 +32,7 @@ use crate::db::parked::Awaited;
 use crate::stripe::trust::{ConnectTrust, Mode};
 use crate::stripe::{Checkout, Event, Kind, PricePlans, SubscriptionError};
 
-/// What became of an event.
+/// The outcome of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The subscription now shows this event's state.
@@ -57,10 +57,10 @@ impl Outcome {
     }
 }
 
-/// Something that an admin should hear of once the transaction is committed.
+/// A note for the log and the metrics, written once the transaction is committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// Two states of one second could not be told apart, and the one that came last was taken.
+    /// The order of two states of one second is unknown. The one that arrived last was taken.
     UndecidedTie {
         /// The event that was taken.
         event_id: String,
@@ -108,16 +108,16 @@ pub enum Note {
     },
 }
 
-/// What handling an event came to.
+/// A handled event.
 #[derive(Clone, Debug)]
 pub struct Handled {
-    /// What became of the event.
+    /// The event's outcome.
     pub outcome: Outcome,
     /// The account that it concerns.
     pub account_id: Option<Uuid>,
-    /// What to tell once it is committed.
+    /// Notes for the log and the metrics.
     pub notes: Vec<Note>,
-    /// What parked events may have waited for, and is there once this is committed.
+    /// Parked events that waited for one of these can be applied once this is committed.
     pub releases: Vec<Awaited>,
 }
 
@@ -134,10 +134,10 @@ pub enum HandlerError {
     /// A statement failed.
     #[error("a statement failed")]
     Database(#[from] diesel::result::Error),
-    /// More is needed than was loaded. Not a failure: run the event in a transaction of its own.
+    /// The handler needs more than was loaded. Not a failure: run the event in a transaction of its own.
     #[error("the event needs a transaction of its own")]
     GoesAlone,
-    /// Only Stripe knows. Not a failure: ask, and run the transaction again.
+    /// Stripe has to be asked. Not a failure: ask, and run the transaction again with the answer.
     #[error("Stripe has to be asked")]
     NeedsStripe(Question),
     /// The subscription cannot be projected.
@@ -164,28 +164,28 @@ pub struct Policy {
     pub entitlement: Settings,
 }
 
-/// What shares the transaction.
+/// Whether several events share the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// Several events may. A handler decides on what was loaded, and makes no query.
+    /// Several events may share it. A handler decides on what was loaded, and makes no query.
     Batch,
     /// One event alone.
     Alone,
 }
 
-/// What handlers know beside the event and the rows.
+/// The configuration and the answers of Stripe, for handlers.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The configuration.
     pub policy: &'a Policy,
-    /// What Stripe has been asked so far.
+    /// The answers of Stripe so far.
     pub answers: &'a Answers,
-    /// What shares the transaction.
+    /// Whether several events share the transaction.
     pub sharing: Sharing,
 }
 
 impl Context<'_> {
-    /// Goes on only where more may be read than was loaded.
+    /// Returns [`HandlerError::GoesAlone`] in a batch, where handlers make no query.
     pub(crate) fn needs_own_transaction(&self) -> Result<(), HandlerError> {
         match self.sharing {
             Sharing::Batch => Err(HandlerError::GoesAlone),

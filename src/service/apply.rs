@@ -27,19 +27,19 @@ use crate::stripe::redact::{StoredPayloads, redact};
 /// How often a transaction that lost against another is run again.
 const MAX_CONFLICTS: u32 = 6;
 
-/// How often an event may ask Stripe: each further event of the same second that becomes known meanwhile is a reason to.
+/// How often an event may ask Stripe. It asks again after each event of the same second that became known meanwhile.
 const MAX_QUESTIONS: u32 = 20;
 
 /// How many connections may turn out to be closed, one after the other, before one is taken unchecked.
 const MAX_CLOSED: usize = 3;
 
-/// Begins the transaction of a batch. It hardly waits for a row that somebody else holds, since the other events would
-/// wait as well; the batch is then rolled back, and each event goes alone.
+/// Begins the transaction of a batch. The lock timeout is short, because all events of the batch wait for the row that
+/// another transaction has locked. The batch is then rolled back, and each event goes alone.
 const BEGIN_BATCH: &str = "BEGIN; SET LOCAL lock_timeout = '50ms'";
 
 const BEGIN_ALONE: &str = "BEGIN";
 
-/// What a delivery came to. Whatever it is, it is on disk.
+/// The result of a delivery. It is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// Recorded by this delivery.
@@ -66,11 +66,11 @@ struct Applied {
     releases: Vec<Awaited>,
 }
 
-/// What came of one event of a transaction that committed.
+/// The result of one event of a transaction that committed.
 #[derive(Debug)]
 enum Attempted {
     Applied(Applied),
-    /// It needs a transaction of its own, and nothing of it was written.
+    /// The event needs a transaction of its own. Nothing of it was written.
     GoesAlone,
 }
 
@@ -78,7 +78,7 @@ enum Attempted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Commit,
-    /// To see what it would come to.
+    /// For a preview.
     Rollback,
 }
 
@@ -86,7 +86,8 @@ impl Service {
     /// Applies a delivered event once.
     ///
     /// # Errors
-    /// [`ServiceError`]: nothing is known to be committed but, if the database could take it, a row in `event_failures`.
+    /// [`ServiceError`]: the event is not known to be committed. If the database could write it, there is a row in
+    /// `event_failures`.
     pub async fn apply(&self, event: Event) -> Result<Recorded, ServiceError> {
         self.submit(Submission { event: Arc::new(self.as_stored(event)), recording: Recording::First }).await
     }
@@ -104,7 +105,7 @@ impl Service {
         self.inner.group_commit.submit(submission, self.parts().queue_timeout).await
     }
 
-    /// What [`Service::apply`] would come to now. Nothing is committed, not even a failure.
+    /// The result that [`Service::apply`] would have now. Nothing is committed, not even a failure.
     ///
     /// # Errors
     /// As [`Service::apply`].
@@ -120,8 +121,8 @@ impl Service {
         if batch.is_empty() {
             return;
         }
-        // Within a subscription the older events first, so that none is stale for want of patience; the subscriptions in
-        // the same order in every replica.
+        // Older events of a subscription first, so that none becomes stale because of its place in the batch. Subscriptions
+        // in the same order in every replica, so that two batches do not wait for each other's rows.
         batch.sort_by(|one, other| order(&one.submission).cmp(&order(&other.submission)));
         let submissions: Vec<_> = batch.iter().map(|entry| &entry.submission).collect();
         let answers = Answers::none_yet(self.parts().stripe.is_some());
@@ -145,7 +146,7 @@ impl Service {
                     entry.answer.send(Err(AttemptError::Pool(error.clone()).into())).ok();
                 }
             }
-            // What befalls one event, be it a panic, is not the others'.
+            // One event's failure, or panic, must not fail the others.
             failed => {
                 // The answer to a COMMIT may be lost; alone each event is a duplicate then, which releases nothing.
                 self.release_later(batch.iter().flat_map(|entry| awaited_by_others(&entry.submission.event)));
@@ -157,8 +158,8 @@ impl Service {
         }
     }
 
-    /// Applies one event in a transaction of its own, in a task of its own: it may wait for a lock, or for Stripe. It is
-    /// given up when its submitter is gone.
+    /// Applies one event in a transaction and a task of its own, because it may wait for a lock or for Stripe. It is
+    /// cancelled when its submitter has gone.
     fn start_alone(&self, mut entry: Entry) {
         let service = self.clone();
         self.parts().runtime.spawn(classified(async move {
@@ -187,18 +188,18 @@ impl Service {
         }));
     }
 
-    /// Tells of an event that is committed, and answers it.
+    /// Counts and logs an event that is committed, and answers its submitter.
     fn finish(&self, entry: Entry, applied: Applied) {
         // It may be that the answer to the COMMIT of an attempt was lost, and that nothing was released after it.
         if applied.recorded == Recorded::Duplicate {
             self.release_later(awaited_by_others(&entry.submission.event));
         }
         self.count(&entry.submission, applied.recorded);
-        // A parked event that stays parked was told of when it came.
+        // What there is to log of a parked event was logged when it arrived.
         let is_parked_still =
             applied.recorded == Recorded::First(Outcome::Parked) && entry.submission.recording != Recording::First;
         if !is_parked_still {
-            self.tell(&applied.notes);
+            self.log_notes(&applied.notes);
         }
         entry.answer.send(Ok(applied.recorded)).ok();
     }
@@ -280,7 +281,7 @@ impl Service {
         }
     }
 
-    /// Runs one transaction over these events: what came of each, or nothing of any.
+    /// Runs one transaction over these events. It returns the result of each, or nothing of any was committed.
     async fn attempt(
         &self,
         submissions: &[&Submission],
@@ -288,8 +289,8 @@ impl Service {
         sharing: Sharing,
         ending: Ending,
     ) -> Result<Vec<Attempted>, AttemptError> {
-        // Taken within the future that may be dropped: a connection that outlived its transaction's future would take
-        // part in the dead transaction.
+        // The connection is dropped together with this future. If it outlived the future, its next user would be in this
+        // transaction.
         let mut conn = self.fast_connection().await?;
         conn.first_error().take();
         let ctx = Context { policy: &self.parts().policy, answers, sharing };
@@ -332,7 +333,7 @@ impl Service {
             Sharing::Batch => BEGIN_BATCH,
             Sharing::Alone => BEGIN_ALONE,
         };
-        // BEGIN is sent first and not waited for: what is loaded travels with it.
+        // BEGIN is sent first and not waited for, so that it shares a round trip with the load.
         let (begun, loaded) = {
             let conn = &*conn;
             join(async { (&mut &*conn).batch_execute(begin).await }, Work::load(conn, ctx, submissions)).await
@@ -347,8 +348,8 @@ impl Service {
             conn.batch_execute("ROLLBACK").await?;
             return Ok(attempted);
         }
-        // PostgreSQL answers COMMIT of a failed transaction with a rollback and no error. A statement of `write` fails in
-        // such a one, so that a handler that swallowed an error cannot make the event look applied.
+        // PostgreSQL answers COMMIT of a failed transaction with a rollback and no error. In such a transaction the
+        // statements of `write` fail, so that an event whose handler ignored an error does not count as applied.
         work.write(conn).await?;
         conn.batch_execute(if ending == Ending::Commit { "COMMIT" } else { "ROLLBACK" }).await?;
         Ok(attempted)
@@ -370,12 +371,12 @@ impl Service {
             Ok(handled) => {
                 work.record(submission, &handled);
                 let recorded = Recorded::First(handled.outcome);
-                // One that stays parked would release itself, over and over.
+                // A parked event that stays parked must not release itself again and again.
                 let is_parked_still = handled.outcome == Outcome::Parked && submission.recording != Recording::First;
                 let releases = if is_parked_still { Vec::new() } else { handled.releases };
                 Ok(Attempted::Applied(Applied { recorded, notes: handled.notes, releases }))
             }
-            // Nothing of the event is written, so the others may go on; alone it shows what is wrong with it.
+            // Nothing of the event was written, so the batch can commit without it. Alone, it is retried or fails.
             Err(error) if ctx.sharing == Sharing::Batch && !matches!(error, HandlerError::Database(_)) => {
                 Ok(Attempted::GoesAlone)
             }
@@ -503,7 +504,7 @@ pub(super) fn awaited_by_others(event: &Event) -> Vec<Awaited> {
     subscription.chain(event.customer_ids.iter().map(|id| Awaited::Customer(id.clone()))).collect()
 }
 
-/// What the events of a batch are sorted by.
+/// The sort key of the events of a batch.
 fn order(submission: &Submission) -> impl Ord + '_ {
     (submission.event.subscription_id.as_deref(), submission.event.created)
 }

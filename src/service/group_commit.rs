@@ -55,11 +55,15 @@ impl GroupCommit {
         (Self { queues }, Receivers(receivers))
     }
 
-    /// Queues an event and waits until it is applied. `patience` bounds the time in the queue.
+    /// Queues an event and waits until it is applied. `queue_timeout` bounds the time in the queue.
     ///
     /// # Errors
     /// [`ServiceError`] of the attempt, or [`AttemptError::Queue`] if no worker took the event in time.
-    pub(super) async fn submit(&self, submission: Submission, patience: Duration) -> Result<Recorded, ServiceError> {
+    pub(super) async fn submit(
+        &self,
+        submission: Submission,
+        queue_timeout: Duration,
+    ) -> Result<Recorded, ServiceError> {
         let (answer, mut answered) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
         let queue = self.queue_of(&submission);
@@ -67,9 +71,9 @@ impl GroupCommit {
         if queue.is_none_or(|queue| queue.send(entry).is_err()) {
             return Err(AttemptError::Panicked.into());
         }
-        let result = match tokio::time::timeout(patience, &mut answered).await {
+        let result = match tokio::time::timeout(queue_timeout, &mut answered).await {
             Ok(result) => result,
-            // Whoever claims it first decides: the worker that takes it now, or this submitter that gives up.
+            // A worker may claim the event at this moment. The first claim counts.
             Err(_) if !claimed.swap(true, Ordering::AcqRel) => return Err(AttemptError::Queue.into()),
             Err(_) => answered.await,
         };

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::in_order::{IN_FLIGHT, in_order};
 use super::page_reader::{Listing, Page};
-use super::patience::{failure_of_its_own, is_refused, patiently};
+use super::retry::{failure_of_its_own, is_refused, with_retries};
 use super::{Comparison, Recorded, Service};
 use crate::stripe::api::{Client, Fetched};
 use crate::stripe::{Event, handled_types};
@@ -188,7 +188,7 @@ fn parse(fetched: &Fetched) -> Result<Event> {
 /// The ids of those events that have no idempotency row.
 async fn missing_of(service: &Service, events: &[(Event, Fetched)]) -> Result<HashSet<String>> {
     let ids: Vec<_> = events.iter().map(|(event, _)| event.id.clone()).collect();
-    Ok(patiently(|| service.unrecorded(ids.clone())).await?.into_iter().collect())
+    Ok(with_retries(|| service.unrecorded(ids.clone())).await?.into_iter().collect())
 }
 
 /// The subscriptions that events are about, each with the connected account that it belongs to: as many as can be
@@ -240,9 +240,9 @@ impl Service {
     /// Applies an event that never arrived, or only says what it would come to.
     async fn apply_missing(&self, event: &Event, is_dry_run: bool) -> Result<Applied> {
         let recorded = if is_dry_run {
-            patiently(|| self.preview(event.clone())).await
+            with_retries(|| self.preview(event.clone())).await
         } else {
-            patiently(|| self.apply(event.clone())).await
+            with_retries(|| self.apply(event.clone())).await
         };
         match recorded {
             Ok(recorded) => Ok(Ok(recorded)),
@@ -310,7 +310,7 @@ impl Service {
             Err(error) if is_refused(&error) => return Ok(Err(format!("{error:#}"))),
             Err(error) => return Err(error),
         };
-        match patiently(|| self.compare(object.clone())).await {
+        match with_retries(|| self.compare(object.clone())).await {
             Ok(compared) => Ok(Ok(Some(compared))),
             Err(error) => failure_of_its_own(error).map(Err),
         }

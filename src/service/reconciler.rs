@@ -10,8 +10,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use super::patience::{failure_of_its_own, is_refused, patiently};
 use super::reconcile::{Compared, Scope, Window};
+use super::retry::{failure_of_its_own, is_refused, with_retries};
 use super::{Comparison, READ_LIMIT, Recorded, Service, ServiceError};
 use crate::db::Conn;
 use crate::db::overdue::{self, Overdue};
@@ -163,7 +163,7 @@ impl Reconciler {
     async fn read_connected(&self, stripe: &Client, figures: &mut PassFigures) -> Result<()> {
         let next = || self.with(|conn| async move { reconcile_accounts::next(conn, MOST_CONNECTED).await }.boxed());
         let mut budget = Budget::default();
-        for account in patiently(next).await? {
+        for account in with_retries(next).await? {
             if budget.is_spent() {
                 break;
             }
@@ -182,7 +182,7 @@ impl Reconciler {
         if account.error.as_ref() != Some(&reason) {
             log::warn!("cannot reconcile connected account {id}: {reason}");
         }
-        patiently(|| {
+        with_retries(|| {
             let (id, reason) = (id.clone(), reason.clone());
             self.with(move |conn| {
                 async move { reconcile_accounts::record(conn, &id, None, Some(&reason)).await }.boxed()
@@ -223,7 +223,7 @@ impl Reconciler {
     /// Records that all events before `until` have been read.
     async fn advance(&self, connect_account: Option<&str>, until: DateTime<Utc>) -> Result<()> {
         let holder = self.holder;
-        patiently(|| {
+        with_retries(|| {
             let account = connect_account.map(str::to_owned);
             self.with(move |conn| {
                 async move {
@@ -295,9 +295,10 @@ impl Reconciler {
     /// Reads overdue subscriptions from Stripe and applies what is news.
     async fn read_overdue(&self, stripe: &Client) -> Result<()> {
         let after = self.service.parts().policy.entitlement.overdue_after;
-        let overdue =
-            patiently(|| self.with(move |conn| async move { overdue::some(conn, after, MOST_OVERDUE).await }.boxed()))
-                .await?;
+        let overdue = with_retries(|| {
+            self.with(move |conn| async move { overdue::some(conn, after, MOST_OVERDUE).await }.boxed())
+        })
+        .await?;
         for subscription in overdue {
             self.read_one(stripe, &subscription).await?;
         }
@@ -320,7 +321,7 @@ impl Reconciler {
             return Ok(());
         };
         let object = answer.body.object().clone();
-        match patiently(|| self.service.compare(object.clone())).await {
+        match with_retries(|| self.service.compare(object.clone())).await {
             Ok(Comparison::Same { .. }) => {
                 log::warn!("subscription {id} is overdue since {}, and so it is at Stripe", overdue.ended);
                 return Ok(());
@@ -334,7 +335,7 @@ impl Reconciler {
         // By Stripe's clock, never by this machine's.
         let as_of = answer.date.context("Stripe's answer has no date")?;
         let event = Event::observed(&answer.body, account, as_of)?;
-        match patiently(|| self.service.apply(event.clone())).await {
+        match with_retries(|| self.service.apply(event.clone())).await {
             Ok(recorded) => log::warn!("subscription {id} was overdue: read from Stripe, {}", recorded.as_str()),
             Err(error) => log::error!("subscription {id} is overdue, and failed: {}", failure_of_its_own(error)?),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, stream};
 
-use super::patience::patiently;
+use super::retry::with_retries;
 use super::{Recorded, Service, ServiceError};
 use crate::db::parked::{After, beginning};
 use crate::db::upkeep::{self, Candidate, Restriction};
@@ -80,7 +80,8 @@ impl Service {
             let (service, restriction) = (service.clone(), restriction.clone());
             async move {
                 let Some((part, after)) = position else { return Ok(None) };
-                let page = patiently(|| service.clone().candidates(part, restriction.clone(), after.clone())).await?;
+                let page =
+                    with_retries(|| service.clone().candidates(part, restriction.clone(), after.clone())).await?;
                 let next = match (page.last(), part) {
                     (Some(last), _) if page.len() == PAGE => Some((part, (last.created, last.id.clone()))),
                     (_, Part::Parked) => Some((Part::ParkedInvoices, beginning())),

@@ -1,4 +1,4 @@
-//! What is told of events: metrics, log lines, and rows in `event_failures`.
+//! Reports events: metrics, log lines, and rows in `event_failures`.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::stripe::Event;
 const RECORDING_LIMIT: Duration = Duration::from_secs(3);
 
 impl Service {
-    /// Counts what is now committed.
+    /// Counts an event that is committed.
     pub(super) fn count(&self, submission: &Submission, recorded: Recorded) {
         self.parts().metrics.event(&submission.event.event_type, recorded.as_str());
         if let Recorded::First(outcome) = recorded {
@@ -31,7 +31,7 @@ impl Service {
         }
     }
 
-    /// Records a failed attempt, in a transaction of its own, and says how it failed.
+    /// Records a failed attempt in a transaction of its own, and returns the error for the submitter.
     pub(super) async fn record_failed(&self, event: &Event, error: AttemptError) -> ServiceError {
         if error.may_have_committed() {
             self.release_later(awaited_by_others(event));
@@ -56,7 +56,7 @@ impl Service {
                     second.chain()
                 );
                 match (error, second) {
-                    // A database that cannot even take this (read-only, full, shutting down) is not the event's fault.
+                    // The database is read-only, full or shutting down, which is not the event's fault.
                     (ServiceError::Failed(cause), ServiceError::Unavailable(_)) => ServiceError::Unavailable(cause),
                     (error, _) => error,
                 }
@@ -73,8 +73,8 @@ impl Service {
         tokio::time::timeout(RECORDING_LIMIT, recording).await.unwrap_or(Err(AttemptError::TimedOut))
     }
 
-    /// Tells the admin what is now committed.
-    pub(super) fn tell(&self, notes: &[Note]) {
+    /// Logs and counts the notes of an event that is committed.
+    pub(super) fn log_notes(&self, notes: &[Note]) {
         for note in notes {
             match note {
                 Note::UndecidedTie { event_id, subscription_id } => {

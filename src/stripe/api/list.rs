@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::retry::patiently;
+use super::retry::with_retries;
 use super::{ApiError, Client, Scope};
 use crate::stripe::json;
 use crate::stripe::signature::Verified;
@@ -152,7 +152,7 @@ impl Pages<'_> {
             return Ok(None);
         }
         let (path, query) = self.request();
-        let answer = patiently(|| self.client.get(&self.scope, &path, &query)).await?;
+        let answer = with_retries(|| self.client.get(&self.scope, &path, &query)).await?;
         let page = Page::read(answer)?;
         let (last, has_more) = page.last(self.after.as_deref())?;
         self.is_at_end = !has_more;

@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::retry::patiently;
+use super::retry::with_retries;
 use super::{ApiError, Client, Scope};
 
 /// The types of objects that can be read alone, in API v1.
@@ -65,7 +65,7 @@ impl Client {
         at_once: &Semaphore,
     ) -> Result<Option<Value>, ApiError> {
         let scope = &scope.into();
-        patiently(|| async move {
+        with_retries(|| async move {
             let _permit = at_once.acquire().await;
             self.resource(Resource::Subscription, id, scope).await
         })

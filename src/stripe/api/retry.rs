@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Makes a call, and repeats it after 429, 5xx and failures of the transport: for half a minute in all, or longer if
 /// Stripe asks for it.
-pub(super) async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T, ApiError>
+pub(super) async fn with_retries<T, F>(call: impl Fn() -> F) -> Result<T, ApiError>
 where
     F: Future<Output = Result<T, ApiError>>,
 {

@@ -17,11 +17,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often some work has been tried again.
 #[derive(Debug, Default)]
-pub struct Patience {
+pub struct Retries {
     retries: u32,
 }
 
-impl Patience {
+impl Retries {
     /// Waits before the next attempt.
     ///
     /// # Errors
@@ -43,15 +43,15 @@ impl Patience {
 ///
 /// # Errors
 /// The last error.
-pub async fn patiently<T, F>(mut work: impl FnMut() -> F) -> Result<T, ServiceError>
+pub async fn with_retries<T, F>(mut work: impl FnMut() -> F) -> Result<T, ServiceError>
 where
     F: Future<Output = Result<T, ServiceError>>,
 {
-    let mut patience = Patience::default();
+    let mut retries = Retries::default();
     loop {
         match Box::pin(work()).await {
             Ok(done) => return Ok(done),
-            Err(error) => patience.wait_after(error).await?,
+            Err(error) => retries.wait_after(error).await?,
         }
     }
 }
@@ -115,6 +115,6 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_refused_is_not_tried_again() {
-        assert!(Patience::default().wait_after(answered(403)).await.is_err());
+        assert!(Retries::default().wait_after(answered(403)).await.is_err());
     }
 }
