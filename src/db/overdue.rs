@@ -6,8 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::prelude::QueryableByName;
-use diesel::sql_types::{BigInt, Double, Nullable, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Double, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
+use uuid::Uuid;
 
 use super::Conn;
 
@@ -17,6 +18,9 @@ pub struct Overdue {
     /// `sub_…`.
     #[diesel(sql_type = Text)]
     pub stripe_subscription_id: String,
+    /// The account that its row belongs to.
+    #[diesel(sql_type = SqlUuid)]
+    pub account_id: Uuid,
     /// When its period or trial ended.
     #[diesel(sql_type = Timestamptz)]
     pub ended: DateTime<Utc>,
@@ -59,7 +63,7 @@ pub async fn count(conn: &mut Conn, after: Duration) -> QueryResult<OverdueCount
 /// At most `limit` overdue subscriptions, chosen at random, so that none is passed over for ever.
 pub async fn some(conn: &mut Conn, after: Duration, limit: i64) -> QueryResult<Vec<Overdue>> {
     diesel::sql_query(concat!(
-        "SELECT overdue.stripe_subscription_id, ended,
+        "SELECT overdue.stripe_subscription_id, overdue.account_id, ended,
                 coalesce(to_jsonb(overdue) ->> 'connect_account', event.connect_account) AS connect_account
          FROM (SELECT *, coalesce(current_period_end, trial_end) AS ended FROM subscriptions WHERE ",
         is_overdue!(),
@@ -76,7 +80,7 @@ pub async fn some(conn: &mut Conn, after: Duration, limit: i64) -> QueryResult<V
 /// At most `limit` overdue subscriptions, the longest overdue first.
 pub async fn first(conn: &mut Conn, after: Duration, limit: i64) -> QueryResult<Vec<Overdue>> {
     diesel::sql_query(concat!(
-        "SELECT stripe_subscription_id, coalesce(current_period_end, trial_end) AS ended,
+        "SELECT stripe_subscription_id, account_id, coalesce(current_period_end, trial_end) AS ended,
                 to_jsonb(subscriptions) ->> 'connect_account' AS connect_account
          FROM subscriptions WHERE ",
         is_overdue!(),

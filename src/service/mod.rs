@@ -44,7 +44,7 @@ use uuid::Uuid;
 pub use accounts::{AccountChange, Customer, Linked, NewAccount, Unlinked, Unlinking};
 pub use apply::Recorded;
 pub use changes::{ChangePage, ChangeReader};
-pub use doctor::{Check, Finding};
+pub use doctor::{Check, Finding, Findings};
 pub use drift::{Comparison, Difference};
 pub use erase::Erased;
 pub use error::ServiceError;
@@ -125,8 +125,7 @@ struct Inner {
     finished_hours: overview::FinishedHours,
     feed: changes::Feed,
     health: LastCheck,
-    /// What was wrong at Stripe when the server last looked.
-    stripe_findings: Mutex<Vec<Finding>>,
+    findings: doctor::LastFindings,
 }
 
 impl std::fmt::Debug for Service {
@@ -162,7 +161,7 @@ impl Service {
             finished_hours: Default::default(),
             feed: Default::default(),
             health: LastCheck::default(),
-            stripe_findings: Mutex::default(),
+            findings: Default::default(),
         });
         // Weak: the workers end when the service is dropped.
         let weak = Arc::downgrade(&inner);

@@ -1,5 +1,7 @@
 //! The page for people over HTTP: who gets in, what a form must bring, what each page holds.
 
+use std::time::{Duration, Instant};
+
 use reqwest::header::{ACCEPT, AUTHORIZATION, COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder};
@@ -505,7 +507,8 @@ async fn a_failed_event_is_replayed_from_its_page() {
     assert_eq!(app.subscription("sub_1").await["seat_limit"], 5);
     let unchanged = visitor.post("/admin/events/evt_1/replay", &fields).await;
     assert_eq!(unchanged.location(), "/admin/events/evt_1?done=unchanged");
-    visitor.get("/admin").await.has("All is well");
+    app.execute("UPDATE subscriptions SET current_period_end = now() + interval '1 day'").await;
+    overview_with(&mut visitor, "All is well").await;
     assert_eq!(visitor.get("/admin/events/evt_1/replay").await.location(), "/admin/events/evt_1");
     assert_eq!(visitor.post("/admin/events/evt_none/replay", &fields).await.status, 404);
 }
@@ -658,12 +661,69 @@ async fn the_overview_counts_what_came_and_stands_when_the_database_does_not() {
     let page = visitor.get("/admin").await;
     assert_eq!(page.status, 503);
     page.has("The database does not answer");
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let overview = pending.http.get(pending.url("/admin")).bearer_auth(ADMIN_TOKEN).header(ACCEPT, "text/html");
     let overview = overview.send().await.unwrap();
     assert_eq!(overview.status(), 503);
     assert!(overview.text().await.unwrap().contains("PostgreSQL runs and DATABASE_URL leads to it"));
     assert_eq!(visitor.get("/admin/events").await.status, 503);
+}
+
+/// The overview, once it holds the text: findings are read anew after a short time.
+async fn overview_with(visitor: &mut Visitor<'_>, text: &str) -> Page {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let page = visitor.get("/admin").await;
+        if page.body.contains(text) || Instant::now() > deadline {
+            page.has(text);
+            return page;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_lists_the_findings_of_doctor_and_links_to_overdue_subscriptions() {
+    let app =
+        TestApp::start_with(Settings { overdue_after: Duration::from_secs(1), ..Settings::default() }, None).await;
+    let mut visitor = Visitor::logged_in(&app).await;
+    visitor.get("/admin").await.has("Everything is ready for the first one.");
+    let account = app.account_of("cus_1").await;
+    for id in ["sub_1", "sub_2"] {
+        app.deliver(created(&format!("evt_{id}"), 100, subscription(id, "cus_1", "active", 5))).await;
+    }
+    app.execute("UPDATE subscriptions SET current_period_end = now() + interval '1 day'").await;
+    let well = overview_with(&mut visitor, "All is well").await;
+    assert!(!well.body.contains("Problems found"));
+
+    app.execute("UPDATE subscriptions SET current_period_end = now() - interval '1 day'").await;
+    let page = overview_with(&mut visitor, "Problems found").await;
+    page.has("Something needs a look");
+    page.has("finds 1 problem, listed below");
+    page.has("2 subscriptions are overdue: their period ended and no event followed (sub_1, sub_2)");
+    page.has(&format!("<a class=\"id\" href=\"/admin/accounts/{account}\">sub_2</a>"));
+    assert!(!page.body.contains("All is well"));
+
+    app.execute("UPDATE subscriptions SET status = 'canceled'; GRANT SELECT ON accounts TO PUBLIC").await;
+    let page = overview_with(&mut visitor, "everybody may SELECT on table accounts").await;
+    page.has("REVOKE ALL ON accounts FROM PUBLIC");
+    assert!(!page.body.contains("All is well") && !page.body.contains("are overdue"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_does_not_wait_for_checks_that_take_long() {
+    let app = TestApp::start().await;
+    let mut visitor = Visitor::logged_in(&app).await;
+    app.deliver(Event::new("evt_1", "charge.succeeded", 100, json!({"id": "ch_1"}))).await;
+    let other = app.database.client().await;
+    other.batch_execute("BEGIN; LOCK TABLE subscriptions").await.unwrap();
+    let began = Instant::now();
+    let page = visitor.get("/admin").await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    page.has("The checks of `subledger doctor` have not been completed yet.");
+    assert!(page.status == 200 && !page.body.contains("All is well"));
+    other.batch_execute("ROLLBACK").await.unwrap();
+    overview_with(&mut visitor, "All is well").await;
 }
 
 /// A database's name.

@@ -4,16 +4,17 @@ use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::changes;
 use super::chart::{Chart, STATUSES};
 use super::error::PageError;
-use super::format::{EventRow, EventType, When, count, counted, event_path, lag};
+use super::format::{EventRow, EventType, When, account_path, count, counted, event_path, lag};
 use super::page::{Here, Page, Viewer, html};
+use crate::db::overdue::Overdue;
 use crate::db::overview::Failing;
 use crate::http::{ApiError, State, WEBHOOK_PATH};
-use crate::service::{COUNT_LIMIT, DatabaseState, LAG_EVENTS, Overview};
+use crate::service::{COUNT_LIMIT, Check, DatabaseState, Finding, Findings, LAG_EVENTS, Overview};
 
 /// The age at which a parked event needs attention. Younger ones are normal: a checkout links the customer moments after
 /// the subscription is created.
@@ -31,6 +32,7 @@ struct OverviewPage {
     migrations: &'static str,
     /// `None` if the database cannot be read.
     figures: Option<Figures>,
+    findings: Vec<FindingRow>,
     listen_command: String,
 }
 
@@ -55,6 +57,22 @@ struct Figures {
     is_first_run: bool,
 }
 
+/// A finding of `doctor`.
+struct FindingRow {
+    problem: String,
+    since: Option<When>,
+    advice: String,
+    /// The first overdue subscriptions, if that is what the finding is about.
+    overdue: Vec<OverdueRow>,
+}
+
+struct OverdueRow {
+    subscription: String,
+    /// Of its account's page.
+    path: String,
+    ended: When,
+}
+
 struct FailingRow {
     id: String,
     path: String,
@@ -77,11 +95,12 @@ struct Verdict {
 /// `GET /admin`. Also answers when the database does not.
 pub async fn show(viewer: Viewer, request: HttpRequest, state: Data<State>) -> Result<HttpResponse, PageError> {
     let health = state.service.database_state().await;
-    let overview = match health {
+    let (overview, findings) = match health {
         DatabaseState::Ok | DatabaseState::Unwritable => {
-            Some(state.service.overview(Utc::now()).await.map_err(ApiError::of_request)?)
+            let overview = state.service.overview(Utc::now()).await.map_err(ApiError::of_request)?;
+            (Some(overview), state.service.findings().await)
         }
-        DatabaseState::MigrationPending | DatabaseState::Away => None,
+        DatabaseState::MigrationPending | DatabaseState::Away => (None, None),
     };
     let (database, migrations) = match health {
         DatabaseState::Ok => ("ok", "current"),
@@ -90,7 +109,7 @@ pub async fn show(viewer: Viewer, request: HttpRequest, state: Data<State>) -> R
         DatabaseState::Away => ("away", "unknown"),
     };
     let status = if overview.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut verdict = verdict(health, overview.as_ref());
+    let mut verdict = verdict(health, overview.as_ref(), findings.as_ref());
     if overview.is_some() {
         verdict.reasons.extend(changes::warning(&state).await);
     }
@@ -100,6 +119,7 @@ pub async fn show(viewer: Viewer, request: HttpRequest, state: Data<State>) -> R
         database,
         migrations,
         figures: overview.map(Figures::of),
+        findings: findings.map(|found| finding_rows(found, Utc::now())).unwrap_or_default(),
         listen_command: format!("stripe listen --forward-to {}{WEBHOOK_PATH}", request.connection_info().host()),
     };
     Ok(html(status, &template))
@@ -141,7 +161,26 @@ fn counted_up_to_limit(events: i64) -> String {
     if events < COUNT_LIMIT { counted(events, "event") } else { format!("{} events", up_to_limit(events)) }
 }
 
-fn failing_row(event: Failing, now: chrono::DateTime<Utc>) -> FailingRow {
+fn finding_rows(found: Findings, now: DateTime<Utc>) -> Vec<FindingRow> {
+    let mut overdue: Vec<_> = found.overdue.into_iter().map(|overdue| overdue_row(overdue, now)).collect();
+    let row = |finding: Finding| FindingRow {
+        overdue: if finding.check == Check::Overdue { std::mem::take(&mut overdue) } else { Vec::new() },
+        problem: finding.problem,
+        since: finding.since.map(|since| When::new(since, now)),
+        advice: finding.advice,
+    };
+    found.findings.into_iter().map(row).collect()
+}
+
+fn overdue_row(overdue: Overdue, now: DateTime<Utc>) -> OverdueRow {
+    OverdueRow {
+        path: account_path(overdue.account_id),
+        subscription: overdue.stripe_subscription_id,
+        ended: When::new(overdue.ended, now),
+    }
+}
+
+fn failing_row(event: Failing, now: DateTime<Utc>) -> FailingRow {
     FailingRow {
         path: event_path(&event.id),
         id: event.id,
@@ -152,14 +191,14 @@ fn failing_row(event: Failing, now: chrono::DateTime<Utc>) -> FailingRow {
     }
 }
 
-fn verdict(health: DatabaseState, overview: Option<&Overview>) -> Verdict {
+fn verdict(health: DatabaseState, overview: Option<&Overview>, findings: Option<&Findings>) -> Verdict {
     let bad = |heading: &str, reason: &str| Verdict {
         tone: "failed",
         heading: heading.to_owned(),
         reasons: vec![reason.to_owned()],
     };
     match (health, overview) {
-        (DatabaseState::Ok, Some(overview)) => verdict_of(overview),
+        (DatabaseState::Ok, Some(overview)) => verdict_of(overview, findings.map(|found| &*found.findings)),
         (DatabaseState::MigrationPending, _) => bad(
             "A migration is pending",
             "This program is newer than its tables. Run `subledger migrate`; events wait at Stripe until then.",
@@ -177,14 +216,16 @@ fn verdict(health: DatabaseState, overview: Option<&Overview>) -> Verdict {
     }
 }
 
-fn verdict_of(overview: &Overview) -> Verdict {
-    let Some(last) = overview.newest.first() else {
+/// The verdict on a database that answers; `findings` is `None` if they are not known yet.
+fn verdict_of(overview: &Overview, findings: Option<&[Finding]>) -> Verdict {
+    let last = overview.newest.first();
+    if last.is_none() && findings.is_some_and(<[_]>::is_empty) {
         return Verdict {
             tone: "ignored",
             heading: "No event has come yet".to_owned(),
             reasons: vec!["Everything is ready for the first one.".to_owned()],
         };
-    };
+    }
     let since = |at| When::new(at, overview.now).hint();
     let (mut tone, mut reasons) = ("applied", Vec::new());
     if let Some(oldest) = overview.parked.oldest.filter(|oldest| overview.now - *oldest > PARKED_LIMIT) {
@@ -192,10 +233,22 @@ fn verdict_of(overview: &Overview) -> Verdict {
         let events = counted_up_to_limit(overview.parked.events);
         reasons.push(format!("{events} parked, the first {}: link each customer to its account.", since(oldest)));
     }
-    if overview.now - last.received_at > SILENCE_LIMIT {
+    if let Some(last) = last.filter(|last| overview.now - last.received_at > SILENCE_LIMIT) {
         tone = "parked";
         let last = since(last.received_at);
         reasons.push(format!("The last event came {last}: see that the endpoint is enabled at Stripe."));
+    }
+    match findings {
+        None => {
+            tone = "parked";
+            reasons.push("The checks of `subledger doctor` have not been completed yet. Reload the page.".to_owned());
+        }
+        Some([]) => {}
+        Some(findings) => {
+            tone = "parked";
+            let problems = counted(findings.len().try_into().unwrap_or(i64::MAX), "problem");
+            reasons.push(format!("`subledger doctor` finds {problems}, listed below."));
+        }
     }
     if let Some(oldest) = overview.failing.oldest {
         tone = "failed";
@@ -219,8 +272,6 @@ fn verdict_of(overview: &Overview) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, Utc};
-
     use super::*;
     use crate::db::listing::Listed;
     use crate::db::overview::{Lag, Waiting};
@@ -271,6 +322,7 @@ mod tests {
     #[test]
     fn the_worst_decides() {
         let waiting = |hour| Waiting { events: 1, oldest: Some(at(hour)) };
+        let verdict_of = |overview: &Overview| super::verdict_of(overview, Some(&[]));
         assert_eq!(verdict_of(&overview()).heading, "All is well");
         assert_eq!(verdict_of(&Overview { parked: waiting(100), ..overview() }).tone, "applied");
         assert_eq!(verdict_of(&Overview { parked: waiting(90), ..overview() }).tone, "parked");
@@ -278,6 +330,6 @@ mod tests {
         assert_eq!(verdict_of(&Overview { newest: Vec::new(), ..overview() }).tone, "ignored");
         let both = verdict_of(&Overview { parked: waiting(90), failing: waiting(99), ..overview() });
         assert_eq!((both.tone, both.heading.as_str(), both.reasons.len()), ("failed", "1 event failing", 2));
-        assert_eq!(verdict(DatabaseState::Away, None).tone, "failed");
+        assert_eq!(verdict(DatabaseState::Away, None, None).tone, "failed");
     }
 }

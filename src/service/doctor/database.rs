@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Check, Finding};
+use super::{Check, DatabaseFindings, Finding};
+use crate::db::overdue::{Overdue, OverdueCount};
 use crate::db::overview::{self, Waiting};
 use crate::db::reconcile_state::ReconcileState;
 use crate::db::{Conn, doctor, overdue, reconcile_state};
@@ -20,29 +21,26 @@ const OPEN_LIMIT_SECS: i64 = 300;
 const NAMED: i64 = 3;
 
 impl Service {
-    /// What the database shows to be wrong, and when the last event was recorded.
-    pub(super) async fn database_findings(&self) -> (Vec<Finding>, Option<DateTime<Utc>>) {
+    /// What the database shows to be wrong.
+    pub(super) async fn database_findings(&self) -> DatabaseFindings {
         let advice = "see DATABASE_URL and the database's own log";
         let problem = match self.database_state().await {
             DatabaseState::Ok => None,
             DatabaseState::Away => {
-                return (vec![Finding::new(Check::Database, "the database does not answer", advice)], None);
+                return Finding::new(Check::Database, "the database does not answer", advice).into();
             }
-            DatabaseState::MigrationPending => return (vec![self.pending_migration().await], None),
+            DatabaseState::MigrationPending => return self.pending_migration().await.into(),
             DatabaseState::Unwritable => Some(Finding::new(
                 Check::Database,
                 "the database takes no writes",
                 "see whether its disk is full, or whether DATABASE_URL names a standby (target_session_attrs=read-write)",
             )),
         };
-        match self.read_findings().await {
-            Ok((findings, last_event)) => (problem.into_iter().chain(findings).collect(), last_event),
-            Err(error) => {
-                let failed =
-                    Finding::new(Check::Database, format!("cannot read the tables: {}", error.chain()), advice);
-                (problem.into_iter().chain([failed]).collect(), None)
-            }
-        }
+        let mut found = self.read_findings().await.unwrap_or_else(|error| {
+            Finding::new(Check::Database, format!("cannot read the tables: {}", error.chain()), advice).into()
+        });
+        found.findings.splice(0..0, problem);
+        found
     }
 
     async fn pending_migration(&self) -> Finding {
@@ -61,7 +59,7 @@ impl Service {
         }
     }
 
-    async fn read_findings(&self) -> Result<(Vec<Finding>, Option<DateTime<Utc>>), ServiceError> {
+    async fn read_findings(&self) -> Result<DatabaseFindings, ServiceError> {
         let service = self.clone();
         self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
@@ -69,9 +67,11 @@ impl Service {
             let mut findings = upkeep_findings(conn).await?;
             findings.extend(service.mode_finding(conn).await?);
             findings.extend(waiting_findings(conn).await?);
-            findings.extend(service.overdue_finding(conn).await?);
+            let overdue = service.overdue(conn).await?;
+            findings.extend(service.overdue_finding(&overdue));
             findings.extend(service.reconcile_finding(conn).await?);
-            Ok((findings, doctor::last_event_at(conn).await?))
+            let last_event = doctor::last_event_at(conn).await?;
+            Ok(DatabaseFindings { findings, overdue: overdue.1, last_event })
         })
         .await
     }
@@ -95,12 +95,18 @@ impl Service {
         }))
     }
 
-    async fn overdue_finding(&self, conn: &mut Conn) -> diesel::QueryResult<Option<Finding>> {
-        let count = overdue::count(conn, self.parts().policy.entitlement.overdue_after).await?;
+    /// How many subscriptions are overdue, and the first few of them.
+    async fn overdue(&self, conn: &mut Conn) -> diesel::QueryResult<(OverdueCount, Vec<Overdue>)> {
+        let after = self.parts().policy.entitlement.overdue_after;
+        let count = overdue::count(conn, after).await?;
+        let first = if count.subscriptions == 0 { Vec::new() } else { overdue::first(conn, after, NAMED).await? };
+        Ok((count, first))
+    }
+
+    fn overdue_finding(&self, (count, first): &(OverdueCount, Vec<Overdue>)) -> Option<Finding> {
         if count.subscriptions == 0 {
-            return Ok(None);
+            return None;
         }
-        let first = overdue::first(conn, self.parts().policy.entitlement.overdue_after, NAMED).await?;
         let mut names: Vec<_> = first.iter().map(|overdue| overdue.stripe_subscription_id.as_str()).collect();
         if count.subscriptions > NAMED {
             names.push("…");
@@ -115,7 +121,7 @@ impl Service {
         } else {
             "set STRIPE_SECRET_KEY, so that `serve` reads them from Stripe, and see that the webhook endpoint is enabled"
         };
-        Ok(Some(Finding::new(Check::Overdue, problem, advice).since(count.oldest)))
+        Some(Finding::new(Check::Overdue, problem, advice).since(count.oldest))
     }
 
     async fn reconcile_finding(&self, conn: &mut Conn) -> diesel::QueryResult<Option<Finding>> {

@@ -4,17 +4,29 @@ mod database;
 mod stripe;
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::Service;
+use crate::db::overdue::Overdue;
 
 /// How often the server looks at its endpoints at Stripe by itself.
 const STRIPE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// When it looks for the first time.
 const FIRST_LOOK: Duration = Duration::from_secs(60);
+
+/// How long a page waits for the database's findings before it shows those of before.
+const PAGE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The database's findings are used again for this many times as long as reading them took, so that pages keep the
+/// database busy for a twentieth of the time at most, however large its tables are.
+const REUSED_FOR: u32 = 20;
+
+/// The longest that the database's findings are used again.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// What a check is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,31 +106,102 @@ impl fmt::Display for Finding {
     }
 }
 
+/// The findings of the checks that ask the database alone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DatabaseFindings {
+    findings: Vec<Finding>,
+    /// The first few overdue subscriptions, the longest overdue first.
+    overdue: Vec<Overdue>,
+    /// When the last event was recorded.
+    last_event: Option<DateTime<Utc>>,
+}
+
+impl From<Finding> for DatabaseFindings {
+    fn from(finding: Finding) -> Self {
+        Self { findings: vec![finding], ..Self::default() }
+    }
+}
+
+/// The findings that a page shows.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// Every finding.
+    pub findings: Vec<Finding>,
+    /// The first few overdue subscriptions, the longest overdue first.
+    pub overdue: Vec<Overdue>,
+}
+
+/// The findings of the last checks.
+#[derive(Debug, Default)]
+pub(super) struct LastFindings {
+    database: Mutex<Option<Read>>,
+    /// Held while the database is read: others wait for its findings.
+    reading: tokio::sync::Mutex<()>,
+    /// What was wrong at Stripe when the server last looked.
+    stripe: Mutex<Vec<Finding>>,
+}
+
+/// The database's findings, when they were read, and how long that took.
+#[derive(Clone, Debug)]
+struct Read {
+    found: DatabaseFindings,
+    at: Instant,
+    took: Duration,
+}
+
+impl LastFindings {
+    fn database(&self) -> Option<Read> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Service {
     /// Runs every check now; `webhook_path` is the path of this server's webhook. What is asked of Stripe is asked only
     /// with a key.
     pub async fn diagnose(&self, webhook_path: &str) -> Vec<Finding> {
-        let (mut findings, last_event) = self.database_findings().await;
-        findings.extend(self.stripe_findings(webhook_path, last_event).await);
-        findings
+        let mut found = self.database_findings().await;
+        found.findings.extend(self.stripe_findings(webhook_path, found.last_event).await);
+        found.findings
     }
 
-    /// The findings for a page: the database's now, and those about Stripe as they were when the server last looked.
-    pub async fn findings(&self) -> Vec<Finding> {
-        let (mut findings, _) = self.database_findings().await;
-        if let Ok(known) = self.inner.stripe_findings.lock() {
-            findings.extend(known.iter().cloned());
+    /// The findings for a page: the database's as of at most a minute ago, and those about Stripe as they were when the
+    /// server last looked. `None` if the database's checks have never been completed, and take longer than a page waits.
+    pub async fn findings(&self) -> Option<Findings> {
+        let service = self.clone();
+        // Detached: checks that take longer than the page waits are for the next page.
+        let reading = self.parts().runtime.spawn(async move { service.recent_database_findings().await });
+        let found = match tokio::time::timeout(PAGE_LIMIT, reading).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) | Err(_) => self.inner.findings.database()?.found,
+        };
+        let DatabaseFindings { mut findings, overdue, .. } = found;
+        findings.extend(self.inner.findings.stripe.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        Some(Findings { findings, overdue })
+    }
+
+    async fn recent_database_findings(&self) -> DatabaseFindings {
+        let last = &self.inner.findings;
+        let _reading = last.reading.lock().await;
+        if let Some(read) = last.database()
+            && read.at.elapsed() < (read.took * REUSED_FOR).min(MAX_AGE)
+        {
+            return read.found;
         }
-        findings
+        let began = Instant::now();
+        let found = self.database_findings().await;
+        let read = Read { found: found.clone(), at: Instant::now(), took: began.elapsed() };
+        *last.database.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+        found
     }
 
     /// Looks at Stripe every few minutes for [`Service::findings`], until it is dropped.
     pub async fn watch_stripe(&self, webhook_path: &str) {
         tokio::time::sleep(FIRST_LOOK).await;
         loop {
-            let (_, last_event) = self.database_findings().await;
+            let last_event = self.database_findings().await.last_event;
             let found = self.stripe_findings(webhook_path, last_event).await;
-            if let Ok(mut known) = self.inner.stripe_findings.lock() {
+            {
+                let mut known = self.inner.findings.stripe.lock().unwrap_or_else(PoisonError::into_inner);
                 found.iter().filter(|finding| !known.contains(finding)).for_each(|finding| log::warn!("{finding}"));
                 *known = found;
             }
