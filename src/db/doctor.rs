@@ -6,16 +6,33 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 
-use super::Conn;
 use super::overview::Waiting;
+use super::{Conn, grants, installation, migrations};
 
-/// The tables of this program that other programs' tables could be mistaken for.
-const TABLES: [&str; 5] = ["account_customers", "accounts", "event_failures", "stripe_events", "subscriptions"];
+/// The relations of our schema, as `ours`: with the names that migrations make as `$1`, the tables, the views, and the
+/// sequences that belong to the tables.
+const OURS: &str = "
+    ours AS (
+        SELECT oid, relname::text AS name, relkind, relacl, reloptions,
+               CASE relkind WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind
+        FROM pg_class AS relation
+        WHERE relnamespace = to_regnamespace(quote_ident(current_schema()))
+          AND CASE relkind
+                  WHEN 'S' THEN EXISTS (SELECT FROM pg_depend JOIN pg_class AS owner ON owner.oid = refobjid
+                                        WHERE classid = 'pg_class'::regclass AND objid = relation.oid
+                                          AND refclassid = 'pg_class'::regclass AND deptype IN ('a', 'i')
+                                          AND owner.relnamespace = relation.relnamespace AND owner.relname = ANY ($1))
+                  ELSE relkind IN ('r', 'v') AND relname = ANY ($1)
+              END
+    )";
 
-/// A table and what is wrong with it.
+/// One of our relations and what is wrong with it.
 #[derive(Clone, Debug, QueryableByName)]
-pub struct TableProblem {
-    /// The table.
+pub struct RelationProblem {
+    /// `table`, `view` or `sequence`.
+    #[diesel(sql_type = Text)]
+    pub kind: String,
+    /// Its name.
     #[diesel(sql_type = Text)]
     pub name: String,
     /// A privilege, a setting or a number of rows.
@@ -32,12 +49,6 @@ pub struct LongTransaction {
     /// Since when.
     #[diesel(sql_type = Timestamptz)]
     pub since: DateTime<Utc>,
-}
-
-#[derive(QueryableByName)]
-struct Name {
-    #[diesel(sql_type = Text)]
-    name: String,
 }
 
 #[derive(QueryableByName)]
@@ -81,46 +92,38 @@ pub async fn last_event_at(conn: &mut Conn) -> QueryResult<Option<DateTime<Utc>>
     Ok(last.at)
 }
 
-/// Tables with one of our names in a schema where no migration of ours has run.
-pub async fn foreign_tables(conn: &mut Conn) -> QueryResult<Vec<String>> {
-    let names: Vec<Name> = diesel::sql_query(
-        "SELECT name FROM unnest($1) AS name
-         WHERE to_regclass(quote_ident(name)) IS NOT NULL AND to_regclass('__diesel_schema_migrations') IS NULL
+/// The privileges that this session's role lacks and a server needs.
+pub async fn missing_privileges(conn: &mut Conn) -> QueryResult<Vec<RelationProblem>> {
+    // A server only reads which migrations ran, and only the one sequence.
+    let query = format!(
+        "SELECT kind, name, string_agg(privilege, ', ' ORDER BY privilege) AS detail
+         FROM ours, unnest({needed}) AS privilege
+         WHERE NOT has_table_privilege(oid, privilege) AND (name <> '{versions}' OR privilege = 'SELECT')
+         GROUP BY kind, name
+         UNION ALL
+         SELECT kind, name, 'SELECT' FROM ours WHERE name = '{sequence}' AND NOT has_table_privilege(oid, 'SELECT')
          ORDER BY name",
-    )
-    .bind::<Array<Text>, _>(TABLES.as_slice())
-    .load(conn)
-    .await?;
-    Ok(names.into_iter().map(|row| row.name).collect())
+        needed = installation::NEEDED_PRIVILEGES,
+        versions = migrations::TABLE,
+        sequence = grants::READ_SEQUENCE,
+    );
+    problems(conn, &query).await
 }
 
-/// The privileges that this session's role lacks on our tables.
-pub async fn missing_privileges(conn: &mut Conn) -> QueryResult<Vec<TableProblem>> {
-    diesel::sql_query(
-        "SELECT name, string_agg(privilege, ', ' ORDER BY privilege) AS detail
-         FROM unnest($1) AS name, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
-         WHERE to_regclass(quote_ident(name)) IS NOT NULL
-           AND NOT has_table_privilege(to_regclass(quote_ident(name)), privilege)
-         GROUP BY name ORDER BY name",
-    )
-    .bind::<Array<Text>, _>(TABLES.as_slice())
-    .load(conn)
-    .await
-}
-
-/// What everybody may do with our tables.
-pub async fn public_privileges(conn: &mut Conn) -> QueryResult<Vec<TableProblem>> {
-    diesel::sql_query(
-        "SELECT name, string_agg(privilege_type, ', ' ORDER BY privilege_type) AS detail
-         FROM unnest($1) AS name
-         JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(name))
-         CROSS JOIN aclexplode(relacl)
+/// The privileges of `PUBLIC`, also those on single columns.
+pub async fn public_privileges(conn: &mut Conn) -> QueryResult<Vec<RelationProblem>> {
+    let query = "SELECT kind, name, string_agg(DISTINCT privilege_type, ', ' ORDER BY privilege_type) AS detail
+         FROM ours
+         CROSS JOIN LATERAL (SELECT relacl UNION ALL SELECT attacl FROM pg_attribute WHERE attrelid = oid) AS lists (acl)
+         CROSS JOIN aclexplode(acl)
          WHERE grantee = 0
-         GROUP BY name ORDER BY name",
-    )
-    .bind::<Array<Text>, _>(TABLES.as_slice())
-    .load(conn)
-    .await
+         GROUP BY kind, name ORDER BY name";
+    problems(conn, query).await
+}
+
+async fn problems(conn: &mut Conn, query: &str) -> QueryResult<Vec<RelationProblem>> {
+    let names: Vec<_> = installation::names().collect();
+    diesel::sql_query(format!("WITH {OURS} {query}")).bind::<Array<Text>, _>(names).load(conn).await
 }
 
 /// Whether autovacuum runs at all.
@@ -134,32 +137,21 @@ pub async fn autovacuum_is_on(conn: &mut Conn) -> QueryResult<bool> {
 }
 
 /// Our tables for which autovacuum is switched off.
-pub async fn tables_without_autovacuum(conn: &mut Conn) -> QueryResult<Vec<TableProblem>> {
-    diesel::sql_query(
-        "SELECT name, option AS detail
-         FROM unnest($1) AS name
-         JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(name))
-         CROSS JOIN unnest(reloptions) AS option
+pub async fn tables_without_autovacuum(conn: &mut Conn) -> QueryResult<Vec<RelationProblem>> {
+    let query = "SELECT kind, name, option AS detail
+         FROM ours CROSS JOIN unnest(reloptions) AS option
          WHERE option LIKE 'autovacuum\\_enabled=%' AND NOT split_part(option, '=', 2)::boolean
-         ORDER BY name",
-    )
-    .bind::<Array<Text>, _>(TABLES.as_slice())
-    .load(conn)
-    .await
+         ORDER BY name";
+    problems(conn, query).await
 }
 
 /// Our tables with far more dead rows than autovacuum leaves behind when it keeps up.
-pub async fn bloated_tables(conn: &mut Conn) -> QueryResult<Vec<TableProblem>> {
-    diesel::sql_query(
-        "SELECT name, n_dead_tup || ' dead rows beside ' || n_live_tup || ' live ones' AS detail
-         FROM unnest($1) AS name
-         JOIN pg_stat_user_tables ON relid = to_regclass(quote_ident(name))
+pub async fn bloated_tables(conn: &mut Conn) -> QueryResult<Vec<RelationProblem>> {
+    let query = "SELECT kind, name, n_dead_tup || ' dead rows beside ' || n_live_tup || ' live ones' AS detail
+         FROM ours JOIN pg_stat_user_tables ON relid = oid
          WHERE n_dead_tup > 100000 + 0.5 * n_live_tup
-         ORDER BY name",
-    )
-    .bind::<Array<Text>, _>(TABLES.as_slice())
-    .load(conn)
-    .await
+         ORDER BY name";
+    problems(conn, query).await
 }
 
 /// The oldest transaction that has written and has been open for longer than `secs`, as far as this role may see.

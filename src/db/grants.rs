@@ -48,6 +48,9 @@ const WRITABLE: [(&str, &str, &[&str]); 4] = [
     ),
 ];
 
+/// The sequence that a server reads: the trigger that orders changes reads how far their ids are.
+pub(super) const READ_SEQUENCE: &str = "subscription_changes_id_seq";
+
 /// The roles that are given something.
 #[derive(Clone, Debug, Default)]
 pub struct Roles {
@@ -163,10 +166,8 @@ fn for_server(schema: &SchemaName, objects: &[Object], role: &str) -> Vec<String
         };
         statements.push(format!("GRANT {privileges} ON {} TO {role}", schema.qualify(&object.name)));
     }
-    // The trigger that orders changes reads how far their ids are.
     if objects.iter().any(|object| object.name == "subscription_changes") {
-        statements
-            .push(format!("GRANT SELECT ON SEQUENCE {} TO {role}", schema.qualify("subscription_changes_id_seq")));
+        statements.push(format!("GRANT SELECT ON SEQUENCE {} TO {role}", schema.qualify(READ_SEQUENCE)));
     }
     statements
 }

@@ -14,6 +14,10 @@ use super::schema_name::{SchemaName, identifier};
 /// The oldest server that is supported, as `server_version_num`.
 const OLDEST_SERVER: i32 = 140_000;
 
+/// SQL: the privileges that a server needs on a relation of `pg_class`.
+pub(super) const NEEDED_PRIVILEGES: &str = "CASE relkind WHEN 'v' THEN '{SELECT}'::text[]
+                                                         WHEN 'r' THEN '{SELECT,INSERT,UPDATE,DELETE}' ELSE '{}' END";
+
 /// What was found.
 #[derive(Debug)]
 pub struct Installation<'a> {
@@ -54,6 +58,13 @@ pub async fn check(target: &Target) -> Result<()> {
     let client = target.connect_plainly().await.context("cannot reach the database")?;
     let found = look(&client, target, migrations::all()).await?;
     if found.pending().is_empty() { found.require_use() } else { Ok(()) }
+}
+
+/// Why every command stops, in one line; `None` if the database and the schema are ones that subledger can work on, or
+/// if the database is out of reach.
+pub async fn refusal(target: &Target) -> Option<String> {
+    let client = target.connect_plainly().await.ok()?;
+    look(&client, target, migrations::all()).await.err().map(|error| format!("{error:#}"))
 }
 
 /// Looks for what `migrations` make, and stops where the database or the schema is not one that subledger can work on.
@@ -183,15 +194,15 @@ async fn relations(
     names.push(migrations::TABLE);
     let rows = client
         .query(
-            "SELECT relname::text, relkind, pg_has_role(relowner, 'USAGE'),
-                    (SELECT relname::text FROM pg_index JOIN pg_class AS owner ON owner.oid = indrelid
-                     WHERE indexrelid = relation.oid),
-                    ARRAY(SELECT privilege FROM unnest(CASE relkind
-                              WHEN 'v' THEN '{SELECT}'::text[]
-                              WHEN 'r' THEN '{SELECT,INSERT,UPDATE,DELETE}' ELSE '{}' END) AS privilege
-                          WHERE NOT has_table_privilege(relation.oid, privilege))
-             FROM pg_class AS relation
-             WHERE relnamespace = $1 AND relname = ANY ($2)",
+            &format!(
+                "SELECT relname::text, relkind, pg_has_role(relowner, 'USAGE'),
+                        (SELECT relname::text FROM pg_index JOIN pg_class AS owner ON owner.oid = indrelid
+                         WHERE indexrelid = relation.oid),
+                        ARRAY(SELECT privilege FROM unnest({NEEDED_PRIVILEGES}) AS privilege
+                              WHERE NOT has_table_privilege(relation.oid, privilege))
+                 FROM pg_class AS relation
+                 WHERE relnamespace = $1 AND relname = ANY ($2)"
+            ),
             &[&schema.unwrap_or(0), &names],
         )
         .await?;

@@ -169,6 +169,11 @@ impl Pool {
         Self { connections, reserve, breaker, asking: Arc::default() }
     }
 
+    /// The database that its connections lead to.
+    pub fn target(&self) -> &Target {
+        self.breaker.target()
+    }
+
     /// A connection for deliveries and reads, which may turn out to be closed.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
+use subledger::db::schema_name::identifier;
 
+use crate::postgres::grants::{Role, grants};
 use crate::support::binary::{run, subledger, text};
 use crate::support::database::Database;
 use crate::support::events::subscription;
@@ -114,6 +116,70 @@ async fn what_the_tables_show_to_be_wrong_is_told_line_by_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn privileges_and_autovacuum_are_checked_on_every_table_view_and_sequence() {
+    let app = TestApp::start().await;
+    let server = Role::create(&app, "server").await;
+    let role = identifier(&server.name);
+    grants(&app, &["--server-role", &server.name, "--apply"]).await.ends_with(0);
+    let as_server = async || {
+        let mut command = job::command(&app, None, &["doctor"]);
+        job::wait(command.env("DATABASE_URL", &server.url).spawn().unwrap()).await
+    };
+    as_server().await.ends_with(0);
+    app.execute(&format!(
+        "REVOKE INSERT ON subscription_changes FROM {role};
+         REVOKE ALL ON customer_features, committed_changes, __diesel_schema_migrations FROM {role};
+         GRANT SELECT ON __diesel_schema_migrations TO {role};
+         REVOKE ALL ON SEQUENCE subscription_changes_id_seq FROM {role}"
+    ))
+    .await;
+    let ran = as_server().await;
+    ran.ends_with(1);
+    let lacks = |words: &str| format!("database: subledger's role lacks {words}: grant it");
+    let lines: Vec<_> = ran.out.lines().map(|line| line.split(" (`").next().unwrap()).collect();
+    assert_eq!(
+        lines,
+        [
+            lacks("SELECT on view committed_changes"),
+            lacks("DELETE, INSERT, SELECT, UPDATE on table customer_features"),
+            lacks("INSERT on table subscription_changes"),
+            lacks("SELECT on sequence subscription_changes_id_seq"),
+        ]
+    );
+
+    app.execute(
+        "GRANT SELECT ON customer_features, account_entitlements TO PUBLIC;
+         GRANT UPDATE (kinds) ON subscription_changes TO PUBLIC;
+         GRANT USAGE ON SEQUENCE event_failures_id_seq TO PUBLIC;
+         ALTER TABLE admin_sessions SET (autovacuum_enabled = off);
+         CREATE TABLE other (id integer GENERATED ALWAYS AS IDENTITY) WITH (autovacuum_enabled = off);
+         GRANT ALL ON other, other_id_seq TO PUBLIC",
+    )
+    .await;
+    let ran = doctor(&app, None).await;
+    ran.ends_with(1);
+    let problems: Vec<_> = ran.out.lines().filter_map(|line| line.split(": ").nth(1)).collect();
+    assert_eq!(
+        problems,
+        [
+            "everybody may SELECT on view account_entitlements",
+            "everybody may SELECT on table customer_features",
+            "everybody may USAGE on sequence event_failures_id_seq",
+            "everybody may UPDATE on table subscription_changes",
+            "autovacuum is off for table admin_sessions",
+        ]
+    );
+    app.execute(
+        "REVOKE ALL ON account_entitlements FROM PUBLIC; REVOKE ALL ON customer_features FROM PUBLIC;
+         REVOKE ALL ON event_failures_id_seq FROM PUBLIC; REVOKE ALL ON subscription_changes FROM PUBLIC;
+         ALTER TABLE admin_sessions RESET (autovacuum_enabled)",
+    )
+    .await;
+    doctor(&app, None).await.ends_with(0);
+    server.drop(&app).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_stays_open_and_a_push_that_waits_are_told() {
     let app = TestApp::start().await;
     // The tables of the push, in the form that the check relies on.
@@ -172,11 +238,31 @@ fn a_database_that_is_away_or_not_migrated_or_not_ours_is_told() {
     let (code, out) = doctor("postgres://nobody@127.0.0.1:1/none");
     assert!(code == Some(1) && out.contains("database: the database does not answer"), "{out}");
     let empty = Database::empty();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let execute = |statements: &str| {
+        runtime.block_on(async { empty.client().await.batch_execute(statements).await.unwrap() });
+    };
     let (code, out) = doctor(&empty.url());
     assert!(code == Some(1) && out.contains("a migration is pending: run `subledger migrate`"), "{out}");
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        empty.client().await.batch_execute("CREATE TABLE accounts (id integer)").await.unwrap();
-    });
+    for name in ["accounts", "subscription_changes", "customer_features", "account_entitlements", "admin_sessions"] {
+        execute(&format!("CREATE TABLE {name} (id integer)"));
+        let (code, out) = doctor(&empty.url());
+        assert_eq!(code, Some(1));
+        let expected = format!(
+            "database: the schema \"public\" holds a table \"{name}\" that is not subledger's; set DATABASE_SCHEMA to a \
+             schema of subledger's own, which is created when absent\n"
+        );
+        assert_eq!(out, expected);
+        execute(&format!("DROP TABLE {name}"));
+    }
+    let migrated = run(subledger(folder.path())
+        .args(["migrate"])
+        .env("DATABASE_URL", empty.url())
+        .env("DATABASE_SCHEMA", "billing"));
+    assert!(migrated.status.success(), "{}", text(&migrated.stderr));
+    execute(&format!("ALTER DATABASE {} SET search_path = app, billing, public", empty.name()));
     let (code, out) = doctor(&empty.url());
-    assert!(code == Some(1) && out.contains("accounts") && out.contains("DATABASE_SCHEMA"), "{out}");
+    assert_eq!((code, out.lines().count()), (Some(1), 1), "{out}");
+    assert!(out.starts_with("database: DATABASE_SCHEMA is not set, and an installation"), "{out}");
+    assert!(out.contains("stands in the schema \"billing\"") && out.contains("set DATABASE_SCHEMA=billing"), "{out}");
 }

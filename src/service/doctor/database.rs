@@ -6,7 +6,7 @@ use super::{Check, DatabaseFindings, Finding};
 use crate::db::overdue::{Overdue, OverdueCount};
 use crate::db::overview::{self, Waiting};
 use crate::db::reconcile_state::ReconcileState;
-use crate::db::{Conn, doctor, overdue, reconcile_state};
+use crate::db::{Conn, doctor, installation, overdue, reconcile_state};
 use crate::service::overview::COUNT_LIMIT;
 use crate::service::{DatabaseState, READ_LIMIT, Service, ServiceError};
 use crate::stripe::trust::Mode;
@@ -21,6 +21,14 @@ const OPEN_LIMIT_SECS: i64 = 300;
 const NAMED: i64 = 3;
 
 impl Service {
+    /// That every command would refuse the database or the schema.
+    pub(super) async fn refusal(&self) -> Option<Finding> {
+        let pool = self.parts().pool.clone();
+        let refusal = self.read(READ_LIMIT, async move { Ok(installation::refusal(pool.target()).await) }).await;
+        // A database that does not answer is a finding of its own.
+        Some(Finding::new(Check::Database, refusal.ok()??, ""))
+    }
+
     /// What the database shows to be wrong.
     pub(super) async fn database_findings(&self) -> DatabaseFindings {
         let advice = "see DATABASE_URL and the database's own log";
@@ -29,7 +37,9 @@ impl Service {
             DatabaseState::Away => {
                 return Finding::new(Check::Database, "the database does not answer", advice).into();
             }
-            DatabaseState::MigrationPending => return self.pending_migration().await.into(),
+            DatabaseState::MigrationPending => {
+                return Finding::new(Check::Database, "a migration is pending", "run `subledger migrate`").into();
+            }
             DatabaseState::Unwritable => Some(Finding::new(
                 Check::Database,
                 "the database takes no writes",
@@ -41,22 +51,6 @@ impl Service {
         });
         found.findings.splice(0..0, problem);
         found
-    }
-
-    async fn pending_migration(&self) -> Finding {
-        let service = self.clone();
-        let foreign = self.read(READ_LIMIT, async move {
-            let mut conn = service.connection().await?;
-            Ok(doctor::foreign_tables(&mut conn).await?)
-        });
-        match foreign.await {
-            Ok(names) if !names.is_empty() => Finding::new(
-                Check::Database,
-                format!("the schema holds tables that are not subledger's: {}", names.join(", ")),
-                "set DATABASE_SCHEMA to a schema of subledger's own",
-            ),
-            _ => Finding::new(Check::Database, "a migration is pending", "run `subledger migrate`"),
-        }
     }
 
     async fn read_findings(&self) -> Result<DatabaseFindings, ServiceError> {
@@ -149,13 +143,14 @@ fn stale_reconcile(state: &ReconcileState, every: TimeDelta, now: DateTime<Utc>)
 
 async fn upkeep_findings(conn: &mut Conn) -> diesel::QueryResult<Vec<Finding>> {
     let mut findings = Vec::new();
-    for table in doctor::missing_privileges(conn).await? {
-        let problem = format!("subledger's role lacks {} on table {}", table.detail, table.name);
-        findings.push(Finding::new(Check::Database, problem, "grant it, or use the role that owns the tables"));
+    for relation in doctor::missing_privileges(conn).await? {
+        let problem = format!("subledger's role lacks {} on {} {}", relation.detail, relation.kind, relation.name);
+        let advice = "grant it (`subledger grants --server-role` prints how), or use the role that owns the tables";
+        findings.push(Finding::new(Check::Database, problem, advice));
     }
-    for table in doctor::public_privileges(conn).await? {
-        let problem = format!("everybody may {} on table {}", table.detail, table.name);
-        let advice = format!("run `REVOKE ALL ON {} FROM PUBLIC`", table.name);
+    for relation in doctor::public_privileges(conn).await? {
+        let problem = format!("everybody may {} on {} {}", relation.detail, relation.kind, relation.name);
+        let advice = format!("run `REVOKE ALL ON {} FROM PUBLIC`", relation.name);
         findings.push(Finding::new(Check::Database, problem, advice));
     }
     if !doctor::autovacuum_is_on(conn).await? {

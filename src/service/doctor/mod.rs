@@ -80,7 +80,7 @@ pub struct Finding {
     pub problem: String,
     /// Since when, where that is known.
     pub since: Option<DateTime<Utc>>,
-    /// What to do.
+    /// What to do; empty if the problem says it.
     pub advice: String,
 }
 
@@ -102,7 +102,10 @@ impl fmt::Display for Finding {
         if let Some(since) = self.since {
             write!(f, ", since {}", since.to_rfc3339_opts(SecondsFormat::Secs, true))?;
         }
-        write!(f, ": {}", self.advice)
+        if !self.advice.is_empty() {
+            write!(f, ": {}", self.advice)?;
+        }
+        Ok(())
     }
 }
 
@@ -159,7 +162,10 @@ impl Service {
     /// Runs every check now; `webhook_path` is the path of this server's webhook. What is asked of Stripe is asked only
     /// with a key.
     pub async fn diagnose(&self, webhook_path: &str) -> Vec<Finding> {
-        let mut found = self.database_findings().await;
+        let mut found = match self.refusal().await {
+            Some(refusal) => refusal.into(),
+            None => self.database_findings().await,
+        };
         found.findings.extend(self.stripe_findings(webhook_path, found.last_event).await);
         found.findings
     }

@@ -14,7 +14,7 @@ use crate::support::{Event, Settings, TestApp};
 /// A role that exists for one test, with a name that has to be quoted.
 pub struct Role {
     pub name: String,
-    url: String,
+    pub url: String,
 }
 
 impl Role {

@@ -1,7 +1,7 @@
 //! PostgreSQL as its users have it: with TLS, behind PgBouncer, with a standby that takes over.
 
 mod failover;
-mod grants;
+pub mod grants;
 mod hosts;
 mod migrating;
 mod pgbouncer;
