@@ -2,7 +2,7 @@
 
 use diesel::QueryResult;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::sql_types::{BigInt, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
@@ -84,6 +84,77 @@ pub async fn unfilled_event_about(conn: &mut Conn, object_id: &str, depth: i64) 
     .await
     .optional()?;
     Ok(found.map(|found| found.id))
+}
+
+/// The newest event that came from this connected account, of the `depth` events at the end of its part of the index.
+///
+/// Entries of one connected account are in the order of the table's rows there: the last are about the newest. A range
+/// instead of an equality, so that the planner reads the index backwards.
+pub async fn newest_event_of_connect_account(conn: &mut Conn, id: &str, depth: i64) -> QueryResult<Option<String>> {
+    let found: Option<Id> = diesel::sql_query(
+        "SELECT id FROM (SELECT id, received_at FROM stripe_events
+                         WHERE connect_account >= $1 AND connect_account <= $1
+                         ORDER BY connect_account DESC LIMIT $2) AS last
+         ORDER BY received_at DESC, id DESC LIMIT 1",
+    )
+    .bind::<Text, _>(id)
+    .bind::<BigInt, _>(depth)
+    .get_result(conn)
+    .await
+    .optional()?;
+    Ok(found.map(|found| found.id))
+}
+
+/// The account of a change's row after the change, if the account still exists.
+pub async fn account_of_change(conn: &mut Conn, change: i64) -> QueryResult<Option<Uuid>> {
+    #[derive(QueryableByName)]
+    struct Account {
+        #[diesel(sql_type = SqlUuid)]
+        id: Uuid,
+    }
+    let found: Option<Account> = diesel::sql_query(
+        "SELECT accounts.id FROM subscription_changes JOIN accounts ON accounts.id = account_id
+         WHERE subscription_changes.id = $1",
+    )
+    .bind::<BigInt, _>(change)
+    .get_result(conn)
+    .await
+    .optional()?;
+    Ok(found.map(|found| found.id))
+}
+
+/// A subscription that a search by an item or a price found, and its account.
+#[derive(Clone, Debug, QueryableByName)]
+pub struct WithItem {
+    /// `sub_…`.
+    #[diesel(sql_type = Text)]
+    pub stripe_subscription_id: String,
+    /// The account's id.
+    #[diesel(sql_type = SqlUuid)]
+    pub account_id: Uuid,
+    /// The account's name.
+    #[diesel(sql_type = Text)]
+    pub name: String,
+}
+
+/// At most `limit` of the `depth` subscriptions with the greatest ids, those with an item that has this id or this price;
+/// by their accounts.
+pub async fn subscriptions_with_item(conn: &mut Conn, id: &str, depth: i64, limit: i64) -> QueryResult<Vec<WithItem>> {
+    diesel::sql_query(
+        "SELECT stripe_subscription_id, account_id, name
+         FROM (SELECT stripe_subscription_id, account_id, stripe_price_id, items FROM subscriptions
+               WHERE stripe_subscription_id IS NOT NULL ORDER BY stripe_subscription_id DESC LIMIT $2) AS greatest
+         JOIN accounts ON accounts.id = account_id
+         WHERE stripe_price_id = $1
+            OR items @> jsonb_build_array(jsonb_build_object('stripe_item_id', $1))
+            OR items @> jsonb_build_array(jsonb_build_object('stripe_price_id', $1))
+         ORDER BY lower(name), account_id, stripe_subscription_id LIMIT $3",
+    )
+    .bind::<Text, _>(id)
+    .bind::<BigInt, _>(depth)
+    .bind::<BigInt, _>(limit)
+    .load(conn)
+    .await
 }
 
 /// An account that a search by name found.

@@ -54,7 +54,7 @@ pub use push::{PendingChanges, Push};
 pub use read::{AccountPage, AccountView, EventPage, EventView};
 pub use reconciler::Reconciler;
 pub use replay::{Replayable, Replayed, Selection};
-pub use search::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
+pub use search::{Found, ITEM_SEARCH_DEPTH, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
 pub use sessions::SessionId;
 pub use upkeep::Prunable;
 

@@ -18,17 +18,23 @@ pub const MAX_NAMED_ACCOUNTS: usize = 50;
 /// How many payloads are read of the events that cannot be found by their object's id yet.
 const UNFILLED_DEPTH: i64 = 5_000;
 
+/// How many subscriptions are looked at for an item or a price: those with the greatest ids.
+pub const ITEM_SEARCH_DEPTH: i64 = 10_000;
+
+/// How many events of a connected account are looked at for the newest one.
+const CONNECT_ACCOUNT_DEPTH: i64 = 1_000;
+
 /// The most events of a story.
 const STORY_EVENTS: usize = 100;
 
 /// What a search found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// An event, by its id or by the id of the object that it is about.
+    /// An event, by its id, by the id of the object that it is about or of the connected account that it came from.
     Event(String),
-    /// An account.
+    /// An account, by one of its ids or the id of one of its changes.
     Account(Uuid),
-    /// A subscription of an account.
+    /// A subscription of an account, by its id or by that of one of its items.
     Subscription {
         /// The account.
         account: Uuid,
@@ -41,7 +47,8 @@ pub enum Found {
     EventsOfCustomer,
     /// Events of a subscription that has no row.
     EventsOfSubscription,
-    /// Several accounts whose names match: those whose name begins with the text, else those whose name contains it.
+    /// Several accounts with subscriptions to a price, or whose names match: those whose name begins with the text, else
+    /// those whose name contains it.
     Accounts {
         /// At most [`MAX_NAMED_ACCOUNTS`] of them.
         accounts: Vec<NamedAccount>,
@@ -77,8 +84,8 @@ impl Story {
 const ASKED: i64 = STORY_EVENTS as i64 + 1;
 
 impl Service {
-    /// Finds an event, an account, a subscription, a customer or any other object that an event was about by its id,
-    /// else accounts by their name.
+    /// Finds an event, an account, a subscription, its item or price, a change, a customer, a connected account or any
+    /// other object that an event was about by its id, else accounts by their name.
     ///
     /// Every step reads an index or a bounded number of rows, so that a search that finds nothing is as fast as others.
     ///
@@ -172,7 +179,40 @@ async fn by_id(conn: &mut Conn, id: &str) -> QueryResult<Option<Found>> {
         Some(event) => Some(event),
         None => search::unfilled_event_about(conn, id, UNFILLED_DEPTH).await?,
     };
-    Ok(event.map(Found::Event))
+    if let Some(event) = event {
+        return Ok(Some(Found::Event(event)));
+    }
+    if let Some(change) = id.strip_prefix("chg_").and_then(|number| number.parse().ok()) {
+        return Ok(search::account_of_change(conn, change).await?.map(Found::Account));
+    }
+    if id.starts_with("acct_") {
+        let event = search::newest_event_of_connect_account(conn, id, CONNECT_ACCOUNT_DEPTH).await?;
+        return Ok(event.map(Found::Event));
+    }
+    if id.starts_with("si_") || id.starts_with("price_") {
+        return by_item(conn, id).await;
+    }
+    Ok(None)
+}
+
+async fn by_item(conn: &mut Conn, id: &str) -> QueryResult<Option<Found>> {
+    let mut found = search::subscriptions_with_item(conn, id, ITEM_SEARCH_DEPTH, MAX_NAMED_ACCOUNTS as i64 + 1).await?;
+    let Some(first) = found.first() else { return Ok(None) };
+    if found.len() == 1 {
+        let position = search::position_in_account(conn, &first.stripe_subscription_id).await?;
+        let Some(only) = found.pop() else { return Ok(None) };
+        return Ok(Some(Found::Subscription { account: only.account_id, id: only.stripe_subscription_id, position }));
+    }
+    let has_more = found.len() > MAX_NAMED_ACCOUNTS;
+    found.truncate(MAX_NAMED_ACCOUNTS);
+    found.dedup_by_key(|row| row.account_id);
+    Ok(Some(match found.as_slice() {
+        [only] if !has_more => Found::Account(only.account_id),
+        _ => Found::Accounts {
+            accounts: found.into_iter().map(|row| NamedAccount { id: row.account_id, name: row.name }).collect(),
+            has_more,
+        },
+    }))
 }
 
 async fn by_name(conn: &mut Conn, text: &str) -> QueryResult<Option<Found>> {

@@ -36,12 +36,13 @@ async fn wait_until(app: &TestApp, condition: &str) {
 /// So many events of two types, every outcome but `stale` for the one and `parked` for the other.
 async fn fill(app: &TestApp, events: u32) {
     app.execute(&format!(
-        "INSERT INTO stripe_events (id, type, outcome, livemode, received_at, object_id, payload)
+        "INSERT INTO stripe_events (id, type, outcome, livemode, received_at, object_id, connect_account, payload)
          SELECT 'evt_' || lpad(n::text, 7, '0'),
                 CASE n % 2 WHEN 0 THEN 'invoice.paid' ELSE 'charge.succeeded' END,
                 CASE WHEN n % 1000 = 0 THEN 'parked' WHEN n % 1000 = 1 THEN 'stale'
                      WHEN n % 3 = 0 THEN 'ignored' ELSE 'applied' END,
-                false, now() - interval '1 minute' * (n / 3), 'in_' || n, '{{}}'
+                false, now() - interval '1 minute' * (n / 3), 'in_' || n,
+                CASE WHEN n > 30000 THEN 'acct_many' END, '{{}}'
          FROM generate_series(1, {events}) AS n;
          ANALYZE"
     ))
@@ -127,6 +128,8 @@ async fn what_finds_nothing_reads_next_to_nothing() {
         "/events?limit=20",
         "/admin/search?q=in_nobody",
         "/admin/search?q=evt_nobody",
+        "/admin/search?q=acct_nobody",
+        "/admin/search?q=acct_many",
         "/admin/search?q=nobody%20knows",
     ] {
         let mut fewest = i64::MAX;
@@ -182,6 +185,57 @@ async fn events_of_a_former_version_are_filled_in_and_until_then_the_page_says_s
     assert_eq!(found(&app, "ch_1").await, "/admin/events/evt_00001");
     let (_, _, body) = page(&app, "/admin/search?q=ch_nobody").await;
     assert!(body.contains("Nothing found") && !body.contains("Nothing found yet"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connected_accounts_items_prices_and_changes_are_found_by_their_ids() {
+    let app = TestApp::start().await;
+    let (one, two) = (app.account_of("cus_1").await, app.account_of("cus_2").await);
+    app.execute("UPDATE accounts SET name = stripe_customer_id").await;
+    let mut ids = 1..;
+    let mut deliver = async |customer: &str, item: &str, price: &str| {
+        let number = ids.next().unwrap();
+        let mut subscription = subscription(&format!("sub_{number}"), customer, "active", 1);
+        subscription["items"]["data"][0]["id"] = item.into();
+        subscription["items"]["data"][0]["price"]["id"] = price.into();
+        let event = updated(&format!("evt_{number}"), 100, subscription);
+        assert_eq!(app.deliver(event).await.outcome(), "applied");
+    };
+    deliver("cus_1", "si_a", "price_both").await;
+    deliver("cus_2", "si_b", "price_both").await;
+    deliver("cus_2", "si_c", "price_two").await;
+    deliver("cus_1", "si_d", "price_one").await;
+    deliver("cus_1", "si_e", "price_one").await;
+    for (text, expected) in [
+        ("si_a", format!("/admin/accounts/{one}#sub_1")),
+        ("si_c", format!("/admin/accounts/{two}#sub_3")),
+        ("price_two", format!("/admin/accounts/{two}#sub_3")),
+        ("price_one", format!("/admin/accounts/{one}")),
+    ] {
+        assert_eq!(found(&app, text).await, expected, "{text}");
+    }
+    let (status, _, body) = page(&app, "/admin/search?q=price_both").await;
+    assert_eq!(status, 200);
+    for account in [one, two] {
+        assert_eq!(body.matches(&format!("href=\"/admin/accounts/{account}\"")).count(), 1, "{body}");
+    }
+
+    let change = app.one("SELECT 'chg_' || id FROM subscription_changes WHERE stripe_subscription_id = 'sub_3'").await;
+    assert_eq!(found(&app, change.get(0)).await, format!("/admin/accounts/{two}"));
+
+    for (id, secs, connect) in [("evt_new", 5, "acct_9"), ("evt_old", 600, "acct_9"), ("evt_else", 0, "acct_99")] {
+        let mut event = Event::new(id, "charge.succeeded", 100, serde_json::json!({"id": "ch_1"}));
+        event.0["account"] = connect.into();
+        app.deliver(event).await;
+        let received = format!("now() - interval '{secs} seconds'");
+        app.execute(&format!("UPDATE stripe_events SET received_at = {received} WHERE id = '{id}'")).await;
+    }
+    assert_eq!(found(&app, "acct_9").await, "/admin/events/evt_new");
+    for nothing in ["acct_nobody", "si_nobody", "price_nobody", "chg_999", "chg_x", "chg_"] {
+        let (status, _, body) = page(&app, &format!("/admin/search?q={nothing}")).await;
+        assert_eq!(status, 404, "{nothing}");
+        assert!(body.contains("Only the 10,000 subscriptions with the greatest ids are searched"), "{body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use super::format::{account_path, count, encode, event_path};
 use super::page::{Here, Page, Viewer, html, see_other};
 use super::paging::path_of_position;
 use crate::http::{ApiError, State};
-use crate::service::{Found, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH};
+use crate::service::{Found, ITEM_SEARCH_DEPTH, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH};
 
 /// The longest text that is searched for. Stripe's ids have up to 255 characters.
 const MAX_CHARS: usize = 255;
@@ -28,11 +28,12 @@ pub struct SearchQuery {
 #[template(path = "search.html")]
 struct SearchPage {
     page: Page,
-    /// The accounts whose names match; empty if nothing was found.
+    /// The accounts that match; empty if nothing was found.
     accounts: Vec<AccountLink>,
     has_more: bool,
     max_accounts: usize,
     name_search_depth: String,
+    item_search_depth: String,
     is_filling: bool,
 }
 
@@ -73,6 +74,7 @@ pub async fn show(
         has_more,
         max_accounts: MAX_NAMED_ACCOUNTS,
         name_search_depth: count(NAME_SEARCH_DEPTH),
+        item_search_depth: count(ITEM_SEARCH_DEPTH),
         is_filling,
     };
     Ok(html(status, &page))
