@@ -20,6 +20,7 @@ mod hosts;
 pub mod installation;
 pub mod listing;
 pub mod locks;
+pub mod maintenance;
 pub mod migrations;
 pub mod notifications;
 pub mod overdue;
@@ -37,7 +38,6 @@ pub mod sessions;
 pub mod sqlstate;
 pub mod subscriptions;
 mod tls;
-pub mod upkeep;
 pub mod writes;
 
 /// One connection to PostgreSQL.

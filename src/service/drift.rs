@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::error::AttemptError;
 use super::{Service, ServiceError};
 use crate::db::subscriptions::{Row, State};
-use crate::db::{Conn, accounts, subscriptions, upkeep};
+use crate::db::{Conn, accounts, maintenance, subscriptions};
 use crate::handlers::projection::{Origin, columns_of};
 use crate::stripe::{Subscription, SubscriptionError};
 
@@ -90,7 +90,7 @@ impl Rows {
         let account_ids: Vec<_> = rows.values().map(|row| row.account_id).collect();
         let local_plans = accounts::local_plans(conn, &account_ids).await?.into_iter().collect();
         let absent: Vec<_> = ids.iter().copied().filter(|id| !rows.contains_key(*id)).collect();
-        let parked = upkeep::parked_subscriptions(conn, &absent).await?.into_iter().collect();
+        let parked = maintenance::parked_subscriptions(conn, &absent).await?.into_iter().collect();
         Ok(Self { rows, local_plans, parked })
     }
 

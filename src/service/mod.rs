@@ -16,6 +16,7 @@ mod health;
 mod history;
 pub mod in_order;
 mod items;
+mod maintenance;
 mod overview;
 pub mod page_reader;
 mod parked;
@@ -30,7 +31,6 @@ mod search;
 mod sessions;
 mod thin;
 mod turns;
-mod upkeep;
 mod writes;
 
 use std::collections::{HashMap, HashSet};
@@ -49,6 +49,7 @@ pub use drift::{Comparison, Difference};
 pub use erase::Erased;
 pub use error::ServiceError;
 pub use health::DatabaseState;
+pub use maintenance::Prunable;
 pub use overview::{CHART_DAYS, CHART_HOURS, COUNT_LIMIT, LAG_EVENTS, Overview};
 pub use push::{PendingChanges, Push};
 pub use read::{AccountPage, AccountView, EventPage, EventView};
@@ -56,9 +57,8 @@ pub use reconciler::Reconciler;
 pub use replay::{Replayable, Replayed, Selection};
 pub use search::{Found, ITEM_SEARCH_DEPTH, MAX_NAMED_ACCOUNTS, NAME_SEARCH_DEPTH, Story};
 pub use sessions::SessionId;
-pub use upkeep::Prunable;
 
-pub use crate::db::upkeep::Candidate;
+pub use crate::db::maintenance::Candidate;
 
 use error::AttemptError;
 use group_commit::GroupCommit;

@@ -6,8 +6,8 @@ use futures_util::{Stream, stream};
 
 use super::retry::with_retries;
 use super::{Recorded, Service, ServiceError};
+use crate::db::maintenance::{self, Candidate, Restriction};
 use crate::db::parked::{After, beginning};
-use crate::db::upkeep::{self, Candidate, Restriction};
 use crate::db::{events, failures, notifications};
 use crate::handlers::Outcome;
 use crate::stripe::signature::Verified;
@@ -103,9 +103,9 @@ impl Service {
             let mut conn = service.connection().await?;
             let limit = i64::try_from(PAGE).unwrap_or(i64::MAX);
             let page = match part {
-                Part::Failed => upkeep::failed_page(&mut conn, &restriction, &after, limit).await?,
-                Part::Parked => upkeep::parked_page(&mut conn, false, &restriction, &after, limit).await?,
-                Part::ParkedInvoices => upkeep::parked_page(&mut conn, true, &restriction, &after, limit).await?,
+                Part::Failed => maintenance::failed_page(&mut conn, &restriction, &after, limit).await?,
+                Part::Parked => maintenance::parked_page(&mut conn, false, &restriction, &after, limit).await?,
+                Part::ParkedInvoices => maintenance::parked_page(&mut conn, true, &restriction, &after, limit).await?,
             };
             Ok(page)
         })
@@ -120,7 +120,7 @@ impl Service {
         let service = self.clone();
         self.on_runtime(async move {
             let mut conn = service.connection().await?;
-            Ok(upkeep::candidates(&mut conn, &ids).await?)
+            Ok(maintenance::candidates(&mut conn, &ids).await?)
         })
         .await
     }
@@ -133,7 +133,7 @@ impl Service {
         let (service, restriction) = (self.clone(), selection.restriction());
         self.on_runtime(async move {
             let mut conn = service.connection().await?;
-            Ok(upkeep::parked_count(&mut conn, &restriction).await?)
+            Ok(maintenance::parked_count(&mut conn, &restriction).await?)
         })
         .await
     }

@@ -58,7 +58,7 @@ impl Service {
         self.read(READ_LIMIT, async move {
             let mut conn = service.connection().await?;
             let conn = &mut conn;
-            let mut findings = upkeep_findings(conn).await?;
+            let mut findings = maintenance_findings(conn).await?;
             findings.extend(service.mode_finding(conn).await?);
             findings.extend(waiting_findings(conn).await?);
             let overdue = service.overdue(conn).await?;
@@ -141,7 +141,7 @@ fn stale_reconcile(state: &ReconcileState, every: TimeDelta, now: DateTime<Utc>)
     })
 }
 
-async fn upkeep_findings(conn: &mut Conn) -> diesel::QueryResult<Vec<Finding>> {
+async fn maintenance_findings(conn: &mut Conn) -> diesel::QueryResult<Vec<Finding>> {
     let mut findings = Vec::new();
     for relation in doctor::missing_privileges(conn).await? {
         let problem = format!("subledger's role lacks {} on {} {}", relation.detail, relation.kind, relation.name);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Service, ServiceError};
-use crate::db::{changes, upkeep};
+use crate::db::{changes, maintenance};
 
 /// What can be pruned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Service {
         let service = self.clone();
         self.on_runtime(async move {
             let mut conn = service.connection().await?;
-            Ok(upkeep::unrecorded(&mut conn, &event_ids).await?)
+            Ok(maintenance::unrecorded(&mut conn, &event_ids).await?)
         })
         .await
     }
@@ -46,8 +46,8 @@ impl Service {
             let mut conn = service.connection().await?;
             let age_secs = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
             Ok(match what {
-                Prunable::Failures => upkeep::delete_failures(&mut conn, age_secs, limit.into()).await?,
-                Prunable::Events => upkeep::delete_events(&mut conn, age_secs, limit.into()).await?,
+                Prunable::Failures => maintenance::delete_failures(&mut conn, age_secs, limit.into()).await?,
+                Prunable::Events => maintenance::delete_events(&mut conn, age_secs, limit.into()).await?,
                 Prunable::Changes => {
                     let is_pushed = service.parts().push.is_some();
                     changes::delete_old(&mut conn, age_secs, is_pushed, limit.into()).await?
