@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{write, write_many};
 use crate::support::app::{ADMIN_TOKEN, Settings};
 use crate::support::events::{checkout, completed, created, deleted, invoice, paid, subscription, updated};
+use crate::support::stripe::StripeApi;
 use crate::support::{TestApp, job};
 
 fn ids(page: &Value) -> Vec<i64> {
@@ -235,6 +236,26 @@ async fn an_account_at_a_time_names_the_events_that_it_named_then() {
             }
             assert_eq!(then, shown, "{at}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_whose_fetched_state_changed_nothing_is_named_from_then_on() {
+    let stripe = StripeApi::start().await;
+    let app = TestApp::start_with(Settings::default(), Some(&stripe)).await;
+    let account = app.account_of("cus_1").await;
+    let object = subscription("sub_1", "cus_1", "active", 1);
+    stripe.has(&object);
+    app.deliver(created("evt_1", 100, object)).await;
+    let before = now(&app).await;
+    app.deliver(completed("evt_2", 110, checkout("cus_1", "sub_1", None))).await;
+    assert_eq!(
+        (app.count("subscription_changes").await, app.subscription("sub_1").await["last_event_id"].clone()),
+        (1, json!("evt_2"))
+    );
+    for (at, event) in [(before, "evt_1"), (now(&app).await, "evt_2")] {
+        let body = app.get(&format!("/api/v1/accounts/{account}?at={at}")).await.body;
+        assert_eq!(body["subscriptions"][0]["last_event_id"], event, "{body}");
     }
 }
 
