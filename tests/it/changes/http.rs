@@ -260,6 +260,24 @@ async fn a_checkout_whose_fetched_state_changed_nothing_is_named_from_then_on() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_newer_event_that_failed_first_is_named_once_it_was_applied() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    let event =
+        |id: &str, second: i64, seats: i64| updated(id, second, subscription("sub_1", "cus_1", "active", seats));
+    app.execute("ALTER TABLE stripe_events ADD CONSTRAINT not_yet CHECK (id <> 'evt_2')").await;
+    assert_eq!(app.deliver(event("evt_2", 200, 1)).await.status, 500);
+    app.execute("ALTER TABLE stripe_events DROP CONSTRAINT not_yet").await;
+    app.deliver(event("evt_1", 100, 1)).await;
+    app.deliver(event("evt_2", 200, 1)).await;
+    assert_eq!(app.subscription("sub_1").await["last_event_id"], "evt_2");
+    let at = now(&app).await;
+    app.deliver(event("evt_3", 300, 2)).await;
+    let body = app.get(&format!("/api/v1/accounts/{account}?at={at}")).await.body;
+    assert_eq!(body["subscriptions"][0]["last_event_id"], "evt_2", "it was received before evt_1, and changed nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_was_pruned_is_named_by_the_change_that_it_made() {
     let app = TestApp::start().await;
     let account = app.account_of("cus_1").await;
