@@ -36,6 +36,8 @@ pub enum List<'a> {
 #[derive(Deserialize)]
 pub(super) struct Page {
     pub(super) data: Vec<Fetched>,
+    /// Stripe always says it; some stand-ins do not.
+    #[serde(default)]
     has_more: bool,
 }
 
