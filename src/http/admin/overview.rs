@@ -332,4 +332,16 @@ mod tests {
         assert_eq!((both.tone, both.heading.as_str(), both.reasons.len()), ("failed", "1 event failing", 2));
         assert_eq!(verdict(DatabaseState::Away, None, None).tone, "failed");
     }
+
+    #[test]
+    fn a_finding_or_a_check_that_is_not_completed_needs_a_look_also_before_the_first_event() {
+        let finding = Finding { check: Check::Endpoints, problem: String::new(), since: None, advice: String::new() };
+        for overview in [overview(), Overview { newest: Vec::new(), ..overview() }] {
+            for findings in [None, Some(std::slice::from_ref(&finding))] {
+                let verdict = super::verdict_of(&overview, findings);
+                assert_eq!((verdict.tone, &*verdict.heading), ("parked", "Something needs a look"));
+                assert_eq!(verdict.reasons.len(), 1);
+            }
+        }
+    }
 }
