@@ -55,7 +55,7 @@ const FAILED_FOR: Duration = Duration::from_secs(60);
 /// The first and the longest pause before a parked event is tried again for which Stripe or a lock was in the way. Each
 /// pause is twice as long as the one before.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
-const LONGEST_RETRY: Duration = Duration::from_secs(600);
+const LONGEST_RETRY: Duration = Duration::from_secs(3_600);
 
 /// How many releases a sweep starts beside each other, and how long it waits for one of them. A release that takes longer
 /// goes on by itself, since it may wait for Stripe.
