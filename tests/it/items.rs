@@ -116,7 +116,6 @@ async fn a_list_that_breaks_off_is_not_taken_for_whole() {
         vec![page(&[&shown], true), page(&[&shown], true)],
         vec![page(&[&shown], true), page(&[&shown], false)],
         vec![page(&[&json!({"object": "subscription_item"})], true)],
-        vec![json!({"object": "list", "data": [shown]})],
         vec![json!({"object": "list", "data": null, "has_more": false})],
         (0..50).map(|number| page(&[&item(&format!("si_{number}"), "price_1", "prod_1", 1, 1)], true)).collect(),
     ] {
