@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
@@ -150,13 +151,12 @@ impl Service {
         drop(conn);
         // A link that was made with SQL may have mended what failed, as one over the API may.
         let with_failed = mark.as_ref().is_some_and(|mark| self.is_first_release_of(mark)) || with_failed;
-        // What fails for one of them holds up none of the others.
-        let mut result = self.change(Moving { account_id }).await;
-        for awaited in customers.into_iter().map(Awaited::Customer).chain([Awaited::Account(account_id)]) {
-            let applied = self.apply_parked(Some(&awaited), with_failed).await;
-            result = result.and(applied);
-        }
-        result?;
+        // Beside each other: what fails for one of them, or waits for Stripe, holds up none of the others.
+        let moved = self.change(Moving { account_id }).await;
+        let awaited: Vec<_> =
+            customers.into_iter().map(Awaited::Customer).chain([Awaited::Account(account_id)]).collect();
+        let applied = join_all(awaited.iter().map(|awaited| self.apply_parked(Some(awaited), with_failed))).await;
+        applied.into_iter().fold(moved, Result::and)?;
         // Only now: whoever dies before leaves the mark to the next sweep.
         if let Some(mark) = mark {
             let mut conn = self.connection().await?;
