@@ -1,5 +1,5 @@
-//! Handlers: how one event changes rows. A handler takes `&mut Conn` and the transaction's [`Work`], decides, and neither commits,
-//! nor calls the network, nor knows HTTP.
+//! Handlers: how one event changes rows. A handler takes `&mut Conn` and the transaction's [`Work`], decides, and neither
+//! commits, nor calls the network, nor knows HTTP.
 //!
 //! Most events are decided on the rows that [`Work::load`] read, several in one transaction. A handler that needs more
 //! returns [`HandlerError::GoesAlone`]; it is then run in a transaction of its own, where it may read through `&mut Conn`.

@@ -79,6 +79,18 @@ pub(super) enum Sweep {
     Scan,
 }
 
+/// What is running. Its end is noted also if it panics: otherwise no sweep would run it again.
+struct RunningSweep {
+    service: Service,
+    sweep: Sweep,
+}
+
+impl Drop for RunningSweep {
+    fn drop(&mut self) {
+        self.service.running_sweeps().remove(&self.sweep);
+    }
+}
+
 /// A failed attempt at a parked event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FailedParked {
@@ -352,8 +364,10 @@ impl Service {
                 return;
             }
             let service = self.clone();
+            let running = RunningSweep { service, sweep };
             let job = self.parts().runtime.spawn(async move {
-                match &sweep {
+                let RunningSweep { service, sweep } = &running;
+                match sweep {
                     Sweep::Release(awaited) => service.release_all([awaited.clone()], false).await,
                     Sweep::Retry(id) => service.retry(id).await,
                     Sweep::Scan => {
@@ -362,7 +376,6 @@ impl Service {
                         }
                     }
                 }
-                service.running_sweeps().remove(&sweep);
             });
             tokio::time::timeout(SWEEP_PATIENCE, job).await.ok();
         });
