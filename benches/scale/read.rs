@@ -62,6 +62,25 @@ pub fn latencies(server: &Server, database: &mut Database, column: &mut Column) 
     Ok(())
 }
 
+/// The view of what accounts are entitled to: a page of a hundred accounts, and every account there is.
+pub fn entitlements(database: &mut Database, column: &mut Column) -> Result<()> {
+    const PAGE: &str =
+        "SELECT count(entitled) FROM (SELECT id FROM accounts ORDER BY created_at DESC, id LIMIT 100) AS page
+        JOIN account_entitlements ON account_id = page.id";
+    const ALL: &str =
+        "SELECT count(*) FILTER (WHERE entitled) FROM accounts JOIN account_entitlements ON account_id = id";
+    for (name, query) in [("a page of 100 accounts", PAGE), ("all accounts", ALL)] {
+        let mut latencies = Vec::with_capacity(TIMES);
+        for _ in 0..TIMES {
+            let started = Instant::now();
+            database.count(query, &[])?;
+            latencies.push(started.elapsed());
+        }
+        column.latency(&format!("account_entitlements, {name}"), latencies)?;
+    }
+    Ok(())
+}
+
 /// The processor time of all processes of the server that `database` runs, in milliseconds, which other load of the
 /// machine does not stretch. Known on Linux alone.
 fn cpu_millis(database: &mut Database) -> Result<u64> {

@@ -25,28 +25,33 @@ impl Column {
     }
 }
 
-#[derive(Debug, Default)]
-pub struct Report(Vec<(u64, Column)>);
+/// What the columns count, and the columns.
+#[derive(Debug)]
+pub struct Report(&'static str, Vec<(u64, Column)>);
 
 impl Report {
+    pub fn new(what: &'static str) -> Self {
+        Self(what, Vec::new())
+    }
+
     pub fn add(&mut self, rows: u64, column: Column) {
-        self.0.push((rows, column));
+        self.1.push((rows, column));
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((_, first)) = self.0.first() else {
+        let Some((_, first)) = self.1.first() else {
             return Ok(());
         };
-        write!(f, "| rows |")?;
-        for (rows, _) in &self.0 {
+        write!(f, "| {} |", self.0)?;
+        for (rows, _) in &self.1 {
             write!(f, " {rows} |")?;
         }
-        writeln!(f, "\n| --- |{}", " ---: |".repeat(self.0.len()))?;
+        writeln!(f, "\n| --- |{}", " ---: |".repeat(self.1.len()))?;
         for (name, _) in &first.0 {
             write!(f, "| {name} |")?;
-            for (_, column) in &self.0 {
+            for (_, column) in &self.1 {
                 let figure = column.0.iter().find(|(other, _)| other == name).map_or("", |(_, figure)| figure.as_str());
                 write!(f, " {figure} |")?;
             }

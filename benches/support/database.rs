@@ -17,8 +17,7 @@ const SUBSCRIPTIONS: &str = "
             seat_limit, current_period_start, current_period_end, last_event_id, last_event_type, last_event_created)
         SELECT id, 'team', 'active', 'sub_' || lpad(substr(stripe_customer_id, 5), 24, '0'), stripe_customer_id,
             'price_Bench', 8, '2026-11-01Z', '2026-12-01Z', 'evt_Bench', 'customer.subscription.created', '2026-11-01Z'
-        FROM accounts;
-    VACUUM ANALYZE";
+        FROM accounts";
 
 pub struct Database {
     dir: PathBuf,
@@ -54,8 +53,14 @@ impl Database {
         self.postgres.url()
     }
 
-    /// Makes subscriptions, each of an account and a customer of its own.
+    /// Makes subscriptions, each of an account and a customer of its own, and has the planner know them.
     pub fn fill_subscriptions(&mut self, count: u64) -> Result<()> {
+        self.fill_unanalysed_subscriptions(count)?;
+        self.execute("VACUUM ANALYZE")
+    }
+
+    /// The same, of which the planner has no statistics.
+    pub fn fill_unanalysed_subscriptions(&mut self, count: u64) -> Result<()> {
         self.execute_each(&SUBSCRIPTIONS.replace("$COUNT", &count.to_string()))
     }
 
@@ -67,6 +72,18 @@ impl Database {
     /// Statements each by itself: some want no transaction around them.
     pub fn execute_each(&mut self, statements: &str) -> Result<()> {
         statements.split(';').try_for_each(|statement| self.execute(statement))
+    }
+
+    /// The same in another database.
+    pub fn execute_at(&self, url: &str, statements: &[&str]) -> Result<()> {
+        self.runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+            self.runtime.spawn(connection);
+            for statement in statements {
+                client.batch_execute(statement).await.with_context(|| (*statement).to_owned())?;
+            }
+            Ok(())
+        })
     }
 
     /// The one text that a query answers.

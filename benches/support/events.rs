@@ -28,6 +28,8 @@ const STEP: u64 = 7_919;
 pub struct Events {
     template: String,
     subscriptions: u64,
+    /// Whether each event has another quantity than the one of its subscription before it.
+    is_changing: bool,
 }
 
 impl Events {
@@ -38,8 +40,16 @@ impl Events {
         let (customer, subscription) = (id("/data/object/customer")?, id("/data/object/id")?);
         event["id"] = "EVENT".into();
         event["created"] = "CREATED".into();
+        event["data"]["object"]["quantity"] = "QUANTITY".into();
+        event["data"]["object"]["items"]["data"][0]["quantity"] = "QUANTITY".into();
         let template = event.to_string().replace(&customer, "CUSTOMER").replace(&subscription, "SUBSCRIPTION");
-        Ok(Self { template, subscriptions })
+        Ok(Self { template, subscriptions, is_changing: false })
+    }
+
+    /// The same, and each event changes its subscription's seats.
+    #[must_use]
+    pub fn changing(self) -> Self {
+        Self { is_changing: true, ..self }
     }
 
     /// Event number `n`. Of two of one subscription, the one with the greater number is the newer.
@@ -48,8 +58,11 @@ impl Events {
     }
 
     fn payload_of(&self, subscription: u64, n: u64) -> String {
+        // The one before it has the number `n - 1`, or `n - self.subscriptions`.
+        let quantity = if self.is_changing { 1 + (n + n / self.subscriptions) % 89 } else { 5 };
         self.template
             .replace("\"CREATED\"", &(FIRST + n).to_string())
+            .replace("\"QUANTITY\"", &quantity.to_string())
             .replace("EVENT", &id(n))
             .replace("CUSTOMER", &format!("cus_{subscription:014}"))
             .replace("SUBSCRIPTION", &format!("sub_{subscription:024}"))

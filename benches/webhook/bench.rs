@@ -20,6 +20,9 @@ pub const QUICK_EVENTS: usize = 400;
 /// How many events warm up a server, and tell how many fill the time.
 const WARM_UP_EVENTS: usize = 3_000;
 
+/// How many events arrive before there is an account. PostgreSQL keeps a general plan from a statement's sixth use on.
+const EVENTS_WHILE_EMPTY: usize = 50;
+
 /// Everything that is running.
 pub struct Bench {
     pub options: Options,
@@ -33,9 +36,12 @@ impl Bench {
     /// Starts and fills the database.
     pub fn prepare(options: Options, scratch: PathBuf) -> Result<Self> {
         let mut database = Database::start(&scratch.join("postgres"))?;
-        database.fill_subscriptions(SUBSCRIPTIONS)?;
         database.make_plain_tables()?;
-        let events = Events::new(SUBSCRIPTIONS)?;
+        if options.from_empty {
+            database.never_analyse()?;
+        }
+        database.fill(SUBSCRIPTIONS)?;
+        let events = Events::new(SUBSCRIPTIONS, options.changing)?;
         let pgbench = Pgbench::prepare(&database.program_dir()?, &scratch, database.url(), &events, SUBSCRIPTIONS)?;
         Ok(Self { options, scratch, database, events, pgbench })
     }
@@ -45,8 +51,18 @@ impl Bench {
     }
 
     /// A server that has just been started: what an earlier measurement left in its memory is not for this one.
-    pub fn start_server(&self) -> Result<Server> {
-        Server::start(&self.scratch, &self.database.url(), &self.options.log)
+    /// With `--from-empty` its statements are prepared, and planned for the first times, while all tables are empty.
+    pub fn start_server(&mut self) -> Result<Server> {
+        if !self.options.from_empty {
+            return Server::start(&self.scratch, &self.database.url(), &self.options.log);
+        }
+        self.database.empty()?;
+        let server = Server::start(&self.scratch, &self.database.url(), &self.options.log)?;
+        let requests = self.events.requests(EVENTS_WHILE_EMPTY, server.secret());
+        load::deliver(&server, 1, &requests, &["parked"])?.without_errors()?;
+        self.database.empty()?;
+        self.database.fill(SUBSCRIPTIONS)?;
+        Ok(server)
     }
 
     /// How many events the next measurements should have each. Warms the server up.

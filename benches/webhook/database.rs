@@ -16,12 +16,15 @@ const DURABILITY: [&str; 3] = ["fsync", "full_page_writes", "synchronous_commit"
 const PLAIN_TABLES: &str = "
     CREATE TABLE plain_stripe_events
         (LIKE stripe_events INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING COMPRESSION, PRIMARY KEY (id));
-    CREATE TABLE plain_subscriptions (LIKE subscriptions INCLUDING DEFAULTS, PRIMARY KEY (stripe_subscription_id));
-    INSERT INTO plain_subscriptions SELECT * FROM subscriptions;
-    VACUUM ANALYZE plain_subscriptions";
+    CREATE TABLE plain_subscriptions (LIKE subscriptions INCLUDING DEFAULTS, PRIMARY KEY (stripe_subscription_id))";
+
+/// Forgets all events.
+const FORGET_EVENTS: &str = "TRUNCATE stripe_events, event_notifications, subscription_changes, plain_stripe_events";
 
 pub struct Database {
     pub base: database::Database,
+    /// Autovacuum is off, and nothing else analyses or vacuums.
+    is_never_analysed: bool,
     /// What was received before is not looked at.
     mark: String,
 }
@@ -50,16 +53,40 @@ impl Database {
         self.base.stop()
     }
 
-    /// Makes `plain_stripe_events` and `plain_subscriptions` after the filled tables.
+    /// Makes `plain_stripe_events` and `plain_subscriptions`, which are empty.
     pub fn make_plain_tables(&mut self) -> Result<()> {
         self.execute_each(PLAIN_TABLES)
     }
 
+    /// Makes subscriptions, in both kinds of tables.
+    pub fn fill(&mut self, count: u64) -> Result<()> {
+        if self.is_never_analysed {
+            self.fill_unanalysed_subscriptions(count)?;
+        } else {
+            self.fill_subscriptions(count)?;
+        }
+        self.execute("INSERT INTO plain_subscriptions SELECT * FROM subscriptions")?;
+        if self.is_never_analysed { Ok(()) } else { self.execute("VACUUM ANALYZE plain_subscriptions") }
+    }
+
+    /// Leaves the planner without statistics from now on.
+    pub fn never_analyse(&mut self) -> Result<()> {
+        self.is_never_analysed = true;
+        self.execute_each("ALTER SYSTEM SET autovacuum = off; SELECT pg_reload_conf()")
+    }
+
+    /// Forgets accounts and subscriptions too.
+    pub fn empty(&mut self) -> Result<()> {
+        self.execute_each(&format!("{FORGET_EVENTS}; TRUNCATE accounts, plain_subscriptions CASCADE"))
+    }
+
     /// Forgets all events, so that each measurement begins alike.
     pub fn clear(&mut self) -> Result<()> {
-        self.execute_each(
-            "TRUNCATE stripe_events, event_notifications, subscription_changes, plain_stripe_events; VACUUM subscriptions; VACUUM plain_subscriptions; CHECKPOINT",
-        )
+        self.execute(FORGET_EVENTS)?;
+        if !self.is_never_analysed {
+            self.execute_each("VACUUM subscriptions; VACUUM plain_subscriptions")?;
+        }
+        self.execute("CHECKPOINT")
     }
 
     /// Looks only at what is received from now on.
@@ -125,7 +152,7 @@ impl TryFrom<database::Database> for Database {
     type Error = anyhow::Error;
 
     fn try_from(base: database::Database) -> Result<Self> {
-        let mut database = Self { base, mark: String::new() };
+        let mut database = Self { base, is_never_analysed: false, mark: String::new() };
         database.mark_now()?;
         Ok(database)
     }

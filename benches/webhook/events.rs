@@ -14,9 +14,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events of this many subscriptions, each in its turn.
-    pub fn new(subscriptions: u64) -> Result<Self> {
-        Ok(Self { events: events::Events::new(subscriptions)?, made: 0 })
+    /// Events of this many subscriptions, each in its turn; with `are_changing`, each with other seats than the last.
+    pub fn new(subscriptions: u64, are_changing: bool) -> Result<Self> {
+        let events = events::Events::new(subscriptions)?;
+        Ok(Self { events: if are_changing { events.changing() } else { events }, made: 0 })
     }
 
     /// One event, the same each time.

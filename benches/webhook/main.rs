@@ -48,7 +48,7 @@ struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// How many connections (and pgbench clients) at once
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+    #[arg(long, value_delimiter = ',', default_value = "1,4,16,64")]
     connections: Vec<usize>,
     /// Compares the rate with 10000 rows in `stripe_events` to that with so many; 10000000 take 20 GB of disk
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
@@ -56,6 +56,12 @@ struct Options {
     /// Delivers so many events over 64 connections and watches the server's memory
     #[arg(long, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     events: Option<u64>,
+    /// Every event changes its subscription's seats, so that a row of `subscription_changes` is written with it
+    #[arg(long)]
+    changing: bool,
+    /// The tables are empty when the server starts, and the planner never has statistics of them: autovacuum is off
+    #[arg(long, conflicts_with = "rows")]
+    from_empty: bool,
     /// What the server logs, to a file
     #[arg(long, default_value = "warn")]
     log: String,
@@ -118,9 +124,12 @@ fn heading(bench: &mut Bench) -> Result<String> {
     };
     let missing =
         if bench.has_pgbench() { "" } else { "there is no pgbench beside PostgreSQL's programs to compare with\n" };
+    let changes = if bench.options.changing { ", a change with each" } else { "" };
+    let tables =
+        if bench.options.from_empty { ", tables that were empty at the start and were never analysed" } else { "" };
     Ok(format!(
         "subledger {}, {settings}, {} cores for all of it\n\
-         {SUBSCRIPTIONS} subscriptions, {} bytes an event, {runs}\n{missing}",
+         {SUBSCRIPTIONS} subscriptions, {} bytes an event{changes}, {runs}{tables}\n{missing}",
         env!("CARGO_PKG_VERSION"),
         std::thread::available_parallelism()?,
         bench.events.example().len(),

@@ -13,8 +13,7 @@ impl Draft<'_> {
         if !matches!((self.invoices[latest].status, is_paid), ("open", _) | ("uncollectible", true)) {
             return;
         }
-        let is_new = !self.life.occurrences.iter().any(|it| is_of(&it.what, &self.invoices[latest].id));
-        if is_new && self.rng.random_bool(0.7) {
+        if self.is_unheard_of(latest) && self.rng.random_bool(0.7) {
             self.tell_invoice(latest, News::Finalized);
         }
         if is_paid {
@@ -25,6 +24,18 @@ impl Draft<'_> {
         if self.rng.random_bool(0.3) {
             self.tell_invoice(latest, News::ActionRequired);
         }
+    }
+
+    /// The latest invoice is sent. Whether it is ever paid, perhaps after a newer one, is left open.
+    pub(super) fn leave_open(&mut self) {
+        let latest = self.invoices.len() - 1;
+        if self.is_unheard_of(latest) {
+            self.tell_invoice(latest, News::Finalized);
+        }
+    }
+
+    fn is_unheard_of(&self, at: usize) -> bool {
+        !self.life.occurrences.iter().any(|it| is_of(&it.what, &self.invoices[at].id))
     }
 
     fn pay(&mut self, at: usize) {

@@ -167,6 +167,10 @@ impl Draft<'_> {
             state.latest_invoice = invoice;
         });
         self.advance_up_to(2);
+        if self.rng.random_bool(0.2) {
+            self.leave_open();
+            return;
+        }
         let is_paid = self.rng.random_bool(0.7);
         self.settle(is_paid);
         if !is_paid && self.state.status == "active" {

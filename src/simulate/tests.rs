@@ -114,7 +114,7 @@ fn every_kind_of_life_is_drawn() {
     };
     for (column, values) in [
         ("status", &["active", "trialing", "past_due", "paused", "canceled", "incomplete_expired"][..]),
-        ("latest_invoice_status", &["payment_failed", "action_required", "uncollectible", "paid", "void"]),
+        ("latest_invoice_status", &["open", "payment_failed", "action_required", "uncollectible", "paid", "void"]),
         ("cancellation_reason", &["cancellation_requested", "payment_failed"]),
         ("cancellation_feedback", &["too_expensive", "unused"]),
         ("plan_source", &["lookup_key", "local", "price_id"]),
@@ -140,6 +140,15 @@ fn every_kind_of_life_is_drawn() {
     ] {
         assert!(has(&|life| life.occurrences.iter().any(|it| it.what.news() == Some(news))), "{news:?}");
     }
+    let told_last = |life: &Life| life.occurrences.iter().filter_map(|it| it.what.invoice()).next_back().cloned();
+    let shown = |life: &Life| truth::latest_invoice(life).unwrap().0.clone();
+    // Or a program that takes what it heard last for the latest invoice would not be noticed.
+    let differing = lives.iter().filter(|life| told_last(life).is_some_and(|told| told.id != shown(life).id)).count();
+    assert!(
+        differing * 20 > lives.len(),
+        "in {differing} of {} lives the last news is of an older invoice",
+        lives.len()
+    );
     let last = |life: &Life| truth::last_shown(life).unwrap().state.clone();
     assert!(has(&|life| last(life).items.len() > 2), "several items");
     assert!(has(&|life| last(life).items.iter().any(|item| item.period.is_some())), "an item with its own period");

@@ -138,7 +138,7 @@ fn item_columns(item: &Item, state: &State, plans: &PricePlans) -> Value {
 
 /// The invoice that was made last, of two of one second the one with the greater id; and what its latest event says, of
 /// one second the greater word.
-fn latest_invoice(life: &Life) -> Option<(&Invoice, News)> {
+pub(super) fn latest_invoice(life: &Life) -> Option<(&Invoice, News)> {
     let told = || life.occurrences.iter().filter(|it| it.what.invoice().is_some());
     let latest = told().filter_map(|it| it.what.invoice()).max_by_key(|invoice| (invoice.created, &invoice.id))?;
     let newest = told().filter(|it| it.what.invoice().is_some_and(|invoice| invoice.id == latest.id));
