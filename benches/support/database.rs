@@ -14,9 +14,11 @@ const SUBSCRIPTIONS: &str = "
     INSERT INTO accounts (id, name, stripe_customer_id)
         SELECT md5(n::text)::uuid, 'Account ' || n, 'cus_' || lpad(n::text, 14, '0') FROM generate_series(1, $COUNT) n;
     INSERT INTO subscriptions (account_id, plan, status, stripe_subscription_id, stripe_customer_id, stripe_price_id,
-            seat_limit, current_period_start, current_period_end, last_event_id, last_event_type, last_event_created)
+            seat_limit, current_period_start, current_period_end, last_event_id, projected_event_id, last_event_type,
+            last_event_created)
         SELECT id, 'team', 'active', 'sub_' || lpad(substr(stripe_customer_id, 5), 24, '0'), stripe_customer_id,
-            'price_Bench', 8, '2026-11-01Z', '2026-12-01Z', 'evt_Bench', 'customer.subscription.created', '2026-11-01Z'
+            'price_Bench', 8, '2026-11-01Z', '2026-12-01Z', 'evt_Bench', 'evt_Bench', 'customer.subscription.created',
+            '2026-11-01Z'
         FROM accounts";
 
 pub struct Database {

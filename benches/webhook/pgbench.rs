@@ -17,7 +17,7 @@ const SCRIPT: &str = r"\set n random(1, $SUBSCRIPTIONS)
 \set seats random(1, 100)
 BEGIN;
 INSERT INTO $stripe_events (id, type, outcome, api_version, livemode, created, customer_id, subscription_id, account_id, payload) VALUES ('evt_' || lpad(:event::text, 24, '0'), 'customer.subscription.updated', 'applied', '2025-03-31.basil', false, now(), 'cus_' || lpad(:n::text, 14, '0'), 'sub_' || lpad(:n::text, 24, '0'), md5(:n::text)::uuid, :payload);
-UPDATE $subscriptions SET plan = 'team', status = 'active', stripe_customer_id = 'cus_' || lpad(:n::text, 14, '0'), stripe_price_id = 'price_Bench', seat_limit = :seats, current_period_start = '2026-11-01Z', current_period_end = '2026-12-01Z', cancel_at_period_end = false, cancel_at = null, canceled_at = null, ended_at = null, trial_end = null, paused_collection = false, last_event_id = 'evt_' || lpad(:event::text, 24, '0'), last_event_type = 'customer.subscription.updated', last_event_created = now(), updated_at = now() WHERE stripe_subscription_id = 'sub_' || lpad(:n::text, 24, '0');
+UPDATE $subscriptions SET plan = 'team', status = 'active', stripe_customer_id = 'cus_' || lpad(:n::text, 14, '0'), stripe_price_id = 'price_Bench', seat_limit = :seats, current_period_start = '2026-11-01Z', current_period_end = '2026-12-01Z', cancel_at_period_end = false, cancel_at = null, canceled_at = null, ended_at = null, trial_end = null, paused_collection = false, last_event_id = 'evt_' || lpad(:event::text, 24, '0'), projected_event_id = 'evt_' || lpad(:event::text, 24, '0'), last_event_type = 'customer.subscription.updated', last_event_created = now(), updated_at = now() WHERE stripe_subscription_id = 'sub_' || lpad(:n::text, 24, '0');
 COMMIT;
 ";
 

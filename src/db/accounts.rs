@@ -4,11 +4,12 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
+use super::parked::is_awaited;
 use super::schema::{account_customers, accounts, customer_links, subscriptions};
 
 /// A row of `accounts`.
@@ -39,11 +40,25 @@ pub struct NewLinks {
     version: String,
 }
 
+/// A mark, and whether there is anything to do for it.
+#[derive(Clone, Debug, QueryableByName)]
+pub struct Marked {
+    /// The mark.
+    #[diesel(embed)]
+    pub mark: NewLinks,
+    /// Whether an event is parked for the account or one of its customers, or a row of theirs may have to be moved.
+    #[diesel(sql_type = Bool)]
+    pub is_awaited: bool,
+}
+
 /// The marks of at most `limit` accounts whose ids follow `after`, in the order of the ids.
-pub async fn new_links(conn: &mut Conn, after: Uuid, limit: i64) -> QueryResult<Vec<NewLinks>> {
-    diesel::sql_query(
-        "SELECT id, xmin::text AS version FROM accounts WHERE has_new_links AND id > $1 ORDER BY id LIMIT $2",
-    )
+pub async fn new_links(conn: &mut Conn, after: Uuid, limit: i64) -> QueryResult<Vec<Marked>> {
+    diesel::sql_query(concat!(
+        "SELECT id, xmin::text AS version, ",
+        is_awaited!(),
+        " AS is_awaited
+         FROM accounts WHERE has_new_links AND id > $1 ORDER BY id LIMIT $2",
+    ))
     .bind::<SqlUuid, _>(after)
     .bind::<BigInt, _>(limit)
     .load(conn)
@@ -66,6 +81,23 @@ pub async fn unmark(conn: &mut Conn, seen: &NewLinks) -> QueryResult<usize> {
         .bind::<Text, _>(&seen.version)
         .execute(conn)
         .await
+}
+
+/// The same for marks for which there is nothing to do. Passes over accounts that another transaction has locked.
+pub async fn unmark_all(conn: &mut Conn, seen: &[NewLinks]) -> QueryResult<usize> {
+    let ids: Vec<_> = seen.iter().map(|mark| mark.id).collect();
+    let versions: Vec<_> = seen.iter().map(|mark| mark.version.as_str()).collect();
+    diesel::sql_query(
+        "UPDATE accounts SET has_new_links = false
+         FROM (SELECT accounts.id FROM accounts JOIN unnest($1, $2) AS seen (id, version) ON accounts.id = seen.id
+               WHERE has_new_links AND accounts.xmin::text = seen.version
+               ORDER BY accounts.id FOR NO KEY UPDATE OF accounts SKIP LOCKED) AS unchanged
+         WHERE accounts.id = unchanged.id",
+    )
+    .bind::<Array<SqlUuid>, _>(ids)
+    .bind::<Array<Text>, _>(versions)
+    .execute(conn)
+    .await
 }
 
 /// The customers of an account, whether they stand in the account itself or are further ones.

@@ -74,8 +74,10 @@ pub async fn insert(conn: &Conn, changes: &[NewChange]) -> QueryResult<usize> {
              (subscription_id, account_id, stripe_subscription_id, event_id, kinds, before, after, changed_at)
          SELECT subscription_id, account_id, stripe_subscription_id, event_id, string_to_array(kinds, ','), before, after,
                 greatest(clock_timestamp(),
-                         (SELECT max(changed_at) FROM subscription_changes earlier
-                          WHERE earlier.subscription_id = change.subscription_id))
+                         (SELECT changed_at FROM subscription_changes earlier
+                          WHERE earlier.subscription_id >= change.subscription_id
+                            AND earlier.subscription_id <= change.subscription_id
+                          ORDER BY earlier.subscription_id DESC, changed_at DESC, earlier.id DESC LIMIT 1))
          FROM unnest($1, $2, $3, $4, $5, $6, $7)
              AS change (subscription_id, account_id, stripe_subscription_id, event_id, kinds, before, after)",
     )

@@ -78,8 +78,8 @@ impl Facts {
 
 /// Looks up what is known of the events, in their order.
 ///
-/// Scalar sub-queries, each of one index probe: joins over `unnest` flip into plans that hash whole tables. `OFFSET 0`
-/// keeps the planner from computing the account once for each of its uses.
+/// Scalar sub-queries, each of one index probe: joins over `unnest`, and `EXISTS`, flip into plans that hash whole tables.
+/// `OFFSET 0` keeps the planner from computing the account once for each of its uses.
 pub async fn load(conn: &Conn, events: &[Reference<'_>]) -> QueryResult<Vec<Facts>> {
     let ids: Vec<_> = events.iter().map(|event| event.event_id).collect();
     let subscriptions: Vec<_> = events.iter().map(|event| event.subscription_id).collect();
@@ -99,8 +99,11 @@ pub async fn load(conn: &Conn, events: &[Reference<'_>]) -> QueryResult<Vec<Fact
          FROM (SELECT *, COALESCE(account_of_row, account_of_customer, account_of_customer_account, account_by_name)
                          AS account
                FROM (SELECT number,
-                            EXISTS (SELECT FROM stripe_events WHERE stripe_events.id = event.id) AS is_recorded,
-                            (SELECT min(failed_at) FROM event_failures WHERE event_id = event.id) AS failed_since,
+                            (SELECT true FROM stripe_events WHERE stripe_events.id = event.id) IS NOT NULL
+                                AS is_recorded,
+                            (SELECT failed_at FROM event_failures
+                             WHERE event_id >= event.id AND event_id <= event.id
+                             ORDER BY event_id, event_failures.id LIMIT 1) AS failed_since,
                             (SELECT account_id FROM subscriptions
                              WHERE stripe_subscription_id = event.subscription) AS account_of_row,
                             (SELECT account_id FROM customer_links

@@ -5,13 +5,12 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::Conn;
 use super::cached::Cached;
-use super::schema::accounts;
 use crate::stripe::EARLIEST_TIME;
 
 /// A parked event.
@@ -140,6 +139,52 @@ macro_rules! is_placeable {
 }
 pub(super) use is_placeable;
 
+/// SQL: whether an event is parked for a row of `accounts`, for one of its customers or by its name, or a row that was placed
+/// by its metadata alone may have to be moved there. One look at an index each; see [`awaited`].
+macro_rules! is_awaited {
+    () => {
+        concat!(
+            "COALESCE(
+                 (SELECT true FROM customer_links link
+                  WHERE link.account_id = accounts.id
+                    AND COALESCE(
+                        (SELECT true FROM stripe_events
+                         WHERE outcome = 'parked' AND customer_id >= link.stripe_customer_id
+                           AND customer_id <= link.stripe_customer_id
+                         ORDER BY customer_id, created, id LIMIT 1),
+                        (SELECT true FROM subscriptions
+                         WHERE placed_by_metadata AND subscriptions.stripe_customer_id >= link.stripe_customer_id
+                           AND subscriptions.stripe_customer_id <= link.stripe_customer_id
+                         ORDER BY subscriptions.stripe_customer_id LIMIT 1),
+                        CASE WHEN link.stripe_customer_id LIKE 'acct\\_%' THEN COALESCE(
+                            (SELECT true FROM stripe_events
+                             WHERE outcome = 'parked' AND ",
+            $crate::db::parked::customer_account!(),
+            " >= link.stripe_customer_id AND ",
+            $crate::db::parked::customer_account!(),
+            " <= link.stripe_customer_id
+                             ORDER BY ",
+            $crate::db::parked::customer_account!(),
+            ", created, id LIMIT 1),
+                            (SELECT true FROM subscriptions
+                             WHERE placed_by_metadata ORDER BY subscriptions.stripe_customer_id LIMIT 1)) END)
+                  LIMIT 1),
+                 (SELECT true FROM stripe_events
+                  WHERE outcome = 'parked'
+                    AND left(lower(payload #>> '{data,object,client_reference_id}'), 36) >= accounts.id::text
+                    AND left(lower(payload #>> '{data,object,client_reference_id}'), 36) <= accounts.id::text
+                  ORDER BY left(lower(payload #>> '{data,object,client_reference_id}'), 36) LIMIT 1),
+                 (SELECT true FROM stripe_events
+                  WHERE outcome = 'parked'
+                    AND left(lower(payload #>> '{data,object,metadata,account_id}'), 36) >= accounts.id::text
+                    AND left(lower(payload #>> '{data,object,metadata,account_id}'), 36) <= accounts.id::text
+                  ORDER BY left(lower(payload #>> '{data,object,metadata,account_id}'), 36) LIMIT 1),
+                 false)"
+        )
+    };
+}
+pub(super) use is_awaited;
+
 /// At most `limit` of all parked events that look as if they could be placed now, oldest first. One that failed within the
 /// last ten minutes does not.
 pub async fn placeable_page(conn: &mut Conn, after: &After, limit: i64) -> QueryResult<Vec<Parked>> {
@@ -175,13 +220,13 @@ pub async fn count_of_account(conn: &mut Conn, account_id: Uuid) -> QueryResult<
         " = ANY(ARRAY(SELECT stripe_customer_id FROM customer_links
                                 WHERE account_id = $1 AND stripe_customer_id LIKE 'acct\\_%')))",
     ))
-    .bind::<diesel::sql_types::Uuid, _>(account_id)
+    .bind::<SqlUuid, _>(account_id)
     .get_result(conn)
     .await?;
     Ok(count.count)
 }
 
-/// Those of `awaited` that are there and for which at least one event is parked, and all accounts that are there.
+/// Those of `awaited` that are there and for which at least one event is parked, or a row may have to be moved.
 ///
 /// Written so that one plan alone is good, also one that was made while the tables were empty: sub-queries of one value,
 /// which cannot become joins or hashes of all parked events, and an order that only the right index has. An equality would
@@ -191,6 +236,11 @@ pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSe
     struct Id {
         #[diesel(sql_type = Text)]
         id: String,
+    }
+    #[derive(diesel::QueryableByName)]
+    struct AccountId {
+        #[diesel(sql_type = SqlUuid)]
+        id: Uuid,
     }
     let (mut customers, mut subscriptions, mut ids) = (Vec::new(), Vec::new(), Vec::new());
     let mut found = HashSet::new();
@@ -202,8 +252,9 @@ pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSe
         }
     }
     if !ids.is_empty() {
-        let query = accounts::table.filter(accounts::id.eq_any(ids)).select(accounts::id);
-        found.extend(query.load::<Uuid>(conn).await?.into_iter().map(Awaited::Account));
+        let query = diesel::sql_query(concat!("SELECT id FROM accounts WHERE id = ANY($1) AND ", is_awaited!()));
+        let ids: Vec<AccountId> = Cached(query.bind::<Array<SqlUuid>, _>(ids)).load(conn).await?;
+        found.extend(ids.into_iter().map(|account| Awaited::Account(account.id)));
     }
     if !customers.is_empty() {
         let query = diesel::sql_query(concat!(

@@ -163,6 +163,8 @@ impl Pool {
         let build = |size, is_tested| {
             let manager = Manager { breaker: breaker.clone(), is_tested };
             let builder = bb8::Pool::builder().max_size(size).connection_timeout(timeout);
+            // The session that was used last is the fastest: its statements are prepared, and its memory is in the caches.
+            let builder = builder.queue_strategy(bb8::QueueStrategy::Lifo);
             builder.error_sink(Box::new(LogErrors)).build_unchecked(manager)
         };
         let (connections, reserve) = (build(size, false), build(RESERVE, true));

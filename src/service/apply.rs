@@ -35,9 +35,9 @@ const MAX_CLOSED: usize = 3;
 
 /// Begins the transaction of a batch. The lock timeout is short, because all events of the batch wait for the row that
 /// another transaction has locked. The batch is then rolled back, and each event goes alone.
-const BEGIN_BATCH: &str = "BEGIN; SET LOCAL lock_timeout = '50ms'";
+const BEGIN_BATCH: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL lock_timeout = '50ms'";
 
-const BEGIN_ALONE: &str = "BEGIN";
+const BEGIN_ALONE: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan";
 
 /// The result of a delivery. It is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,7 +64,7 @@ const RELEASES_AT_ONCE: usize = 8;
 const SWEEP_PATIENCE: Duration = Duration::from_millis(250);
 
 /// How many accounts one sweep takes on at a time.
-const SWEPT_ACCOUNTS: i64 = 100;
+const SWEPT_ACCOUNTS: i64 = 1_000;
 
 /// How many failed events one sweep tries again.
 const MAX_RETRIES: usize = 1_000;
@@ -102,7 +102,7 @@ pub(super) struct FailedParked {
 }
 
 impl Service {
-    /// Those of `awaited` for which an event is parked, or may be: an account's customers are looked at when it is released.
+    /// Those of `awaited` for which an event is parked, or a row may have to be moved.
     pub(super) async fn with_parked(&self, awaited: Vec<Awaited>) -> HashSet<Awaited> {
         match self.look_for_parked(&awaited).await {
             Ok(found) => found,
@@ -344,8 +344,13 @@ impl Service {
             let marked = accounts::new_links(&mut conn, after, SWEPT_ACCOUNTS).await?;
             drop(conn);
             let Some(last) = marked.last() else { break };
-            after = last.id;
-            let releases = marked.iter().map(|mark| Sweep::Release(Awaited::Account(mark.id)));
+            after = last.mark.id;
+            let (awaited, idle): (Vec<_>, Vec<_>) = marked.into_iter().partition(|marked| marked.is_awaited);
+            if !idle.is_empty() {
+                let idle: Vec<_> = idle.into_iter().map(|marked| marked.mark).collect();
+                accounts::unmark_all(&mut *self.connection().await?, &idle).await?;
+            }
+            let releases = awaited.iter().map(|marked| Sweep::Release(Awaited::Account(marked.mark.id)));
             self.start_releases(releases.collect()).await;
         }
         if Instant::now() >= *next_scan {
