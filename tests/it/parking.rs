@@ -1,6 +1,6 @@
 //! Nothing is dropped: what cannot be placed yet waits, and is applied by itself once it can be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -133,6 +133,43 @@ async fn what_names_an_account_is_applied_within_5_s_after_that_was_made_by_sql(
     // The sweep finds the account.
     app.wait_for_count("stripe_events WHERE outcome = 'parked'", 0, SWEPT).await;
     check_all_woken(&app, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_accounts_made_by_sql_at_once_hold_up_none_of_what_waits_for_them() {
+    let app = TestApp::start().await;
+    // What waits in each of the ways: for a customer, an account of Stripe's as one, an account's name; and what was placed
+    // by its metadata alone.
+    let named = Uuid::from_u128(0x9998);
+    let mut by_name = subscription("sub_2", "cus_x", "active", 1);
+    by_name["metadata"]["account_id"] = named.to_string().into();
+    let mut by_account = subscription("sub_3", "cus_y", "active", 1);
+    by_account["customer_account"] = "acct_9997".into();
+    let other = app.account().await;
+    let mut misplaced = subscription("sub_4", "cus_9996", "active", 1);
+    misplaced["metadata"]["account_id"] = other.to_string().into();
+    park(
+        &app,
+        [
+            updated("evt_1", 100, subscription("sub_1", "cus_9999", "active", 1)),
+            updated("evt_2", 100, by_name),
+            updated("evt_3", 100, by_account),
+        ],
+    )
+    .await;
+    assert_eq!(app.deliver(updated("evt_4", 100, misplaced)).await.outcome(), "applied");
+    app.execute(
+        "INSERT INTO accounts (id, stripe_customer_id)
+         SELECT lpad(to_hex(n), 32, '0')::uuid, CASE n WHEN 39319 THEN 'acct_9997' ELSE 'cus_' || n - 29322 END
+         FROM generate_series(29323, 39323) AS n",
+    )
+    .await;
+    let begun = Instant::now();
+    app.wait_for_count("stripe_events WHERE outcome = 'parked'", 0, SWEPT).await;
+    let moved = format!("subscriptions WHERE stripe_subscription_id = 'sub_4' AND account_id <> '{other}'");
+    app.wait_for_count(&moved, 1, SWEPT).await;
+    app.wait_for_count("accounts WHERE has_new_links", 0, SWEPT).await;
+    println!("swept after {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
