@@ -50,10 +50,13 @@ impl Draft<'_> {
         }
     }
 
-    /// Of an invoice that is not settled, and that is often not the latest: paid, void or given up.
+    /// Of an invoice that is not settled, and that is not the latest if there is a choice: paid, void or given up.
     pub(super) fn settle_an_older_invoice(&mut self) {
         let unsettled = |at: &usize| matches!(self.invoices[*at].status, "open" | "uncollectible");
-        let unsettled: Vec<_> = (0..self.invoices.len()).filter(unsettled).collect();
+        let mut unsettled: Vec<_> = (0..self.invoices.len()).filter(unsettled).collect();
+        if unsettled.len() > 1 {
+            unsettled.retain(|at| at + 1 < self.invoices.len());
+        }
         let Some(&at) = unsettled.get(self.rng.random_range(0..unsettled.len().max(1))) else { return };
         match self.rng.random_range(0..3) {
             0 if self.invoices[at].status == "open" => self.tell_invoice(at, News::Uncollectible),

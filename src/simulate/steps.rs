@@ -23,10 +23,11 @@ impl Draft<'_> {
             14..22 => self.change_price(),
             22..30 => self.change_cancellation(),
             30..34 => self.cancel_at_a_date(),
-            34..40 => self.change_collection(),
-            40..56 => self.renew(),
+            34..38 => self.change_collection(),
+            38..56 => self.renew(),
             56..60 => self.change_payment_method(),
-            60..72 => self.change_add_ons(),
+            60..68 => self.change_add_ons(),
+            68..72 => self.settle_an_older_invoice(),
             72..75 => self.grant_trial(),
             75..79 => self.change_item_trial(),
             79..82 => self.remind_of_trial(),
@@ -167,7 +168,7 @@ impl Draft<'_> {
             state.latest_invoice = invoice;
         });
         self.advance_up_to(2);
-        if self.rng.random_bool(0.2) {
+        if self.rng.random_bool(0.3) {
             self.leave_open();
             return;
         }
@@ -275,7 +276,7 @@ impl Draft<'_> {
         if !self.features.is_empty() {
             self.tell_features(Vec::new());
         }
-        if self.rng.random_bool(0.4) {
+        if self.rng.random_bool(0.7) {
             self.advance_up_to(5);
             self.settle_an_older_invoice();
         }
