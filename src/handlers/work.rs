@@ -82,7 +82,22 @@ impl Work {
         ids.dedup();
         let references: Vec<_> = submissions.iter().map(|submission| reference(ctx, &submission.event)).collect();
         let lock = async { if ids.is_empty() { Ok(Vec::new()) } else { subscriptions::lock(conn, &ids).await } };
-        let (rows, facts) = try_join(lock, facts::load(conn, &references)).await?;
+        let (mut rows, facts) = try_join(lock, facts::load(conn, &references)).await?;
+        // A subscription that takes over a local row gives it its id and deletes its own row. Whoever waited for the lock of
+        // that row found none. The look-up came later, and has seen the other.
+        let is_locked = |id: &str| rows.iter().any(|row| row.stripe_subscription_id.as_deref() == Some(id));
+        let mut missed: Vec<_> = submissions
+            .iter()
+            .zip(&facts)
+            .filter(|(_, facts)| facts.account_of_row.is_some())
+            .filter_map(|(submission, _)| super::locked_subscription(&submission.event))
+            .filter(|id| !is_locked(id))
+            .collect();
+        if !missed.is_empty() {
+            missed.sort_unstable();
+            missed.dedup();
+            rows.extend(subscriptions::lock(conn, &missed).await?);
+        }
         let rows = rows.into_iter().filter_map(|row| Some((row.stripe_subscription_id.clone()?, Tracked::found(row))));
         let event_ids = submissions.iter().map(|submission| submission.event.id.clone());
         Ok(Self { rows: rows.collect(), facts: event_ids.zip(facts).collect(), records: Vec::new() })

@@ -254,3 +254,34 @@ async fn many_subscriptions_of_one_customer_do_not_deadlock_on_what_is_parked() 
     assert_eq!(app.count("stripe_events WHERE outcome = 'parked'").await, 0);
     check_no_deadlock(&app).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invoice_that_waits_for_a_row_which_is_replaced_by_a_local_one_finds_the_other() {
+    let app = TestApp::start().await;
+    let account = app.account_of("cus_1").await;
+    app.execute(&format!(
+        "INSERT INTO subscriptions (account_id, plan, status) VALUES ('{account}', 'trial', 'trialing')"
+    ))
+    .await;
+    assert_eq!(app.deliver(created("evt_1", 100, shown("incomplete", 1))).await.outcome(), "applied");
+    // As a take-over does it, in a transaction that takes its time.
+    let mut other = app.database.client().await;
+    let taking_over = other.transaction().await.unwrap();
+    taking_over
+        .batch_execute(
+            "DELETE FROM subscriptions WHERE stripe_subscription_id = 'sub_1';
+             UPDATE subscriptions SET stripe_subscription_id = 'sub_1', status = 'active', took_local_row = true",
+        )
+        .await
+        .unwrap();
+    let invoice = paid("evt_2", 101, invoice("in_1", "cus_1", "sub_1"));
+    let delivered = app.deliver(&invoice);
+    let committed = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        taking_over.commit().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(delivered, committed);
+    assert_eq!(answer.outcome(), "applied", "{answer:?}");
+    let row = app.subscription("sub_1").await;
+    assert_eq!((&row["latest_invoice_id"], &row["status"]), (&json!("in_1"), &json!("active")), "{row:#}");
+}
