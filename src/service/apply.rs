@@ -33,11 +33,13 @@ const MAX_QUESTIONS: u32 = 20;
 /// How many connections may turn out to be closed, one after the other, before one is taken unchecked.
 const MAX_CLOSED: usize = 3;
 
+/// Begins the transaction of an event that goes alone. Without the setting PostgreSQL would plan the look-up anew for each
+/// transaction; `docs/decisions/no-sequential-scans.md` says why.
+const BEGIN_ALONE: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan";
+
 /// Begins the transaction of a batch. The lock timeout is short, because all events of the batch wait for the row that
 /// another transaction has locked. The batch is then rolled back, and each event goes alone.
 const BEGIN_BATCH: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL lock_timeout = '50ms'";
-
-const BEGIN_ALONE: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan";
 
 /// The result of a delivery. It is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
