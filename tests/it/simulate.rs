@@ -81,7 +81,7 @@ async fn whatever_the_tables_show_amiss_is_found() {
              CREATE TRIGGER spoil BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION spoil()"
         );
         sql.batch_execute(&trigger).await.unwrap();
-        let ran = setup.simulate(8, &["--seed", "4"]).await;
+        let ran = setup.simulate(24, &["--seed", "4"]).await;
         sql.batch_execute("DROP FUNCTION spoil CASCADE").await.unwrap();
         ran.ends_with(1);
         assert!(ran.out.contains(&format!(": {field}: expected ")), "{fault}\n{}", ran.out);
