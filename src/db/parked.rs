@@ -139,6 +139,36 @@ macro_rules! is_placeable {
 }
 pub(super) use is_placeable;
 
+/// SQL: `true` if an event is parked for the customer `$customer`, else null. See [`awaited`].
+macro_rules! is_parked_for {
+    ($customer:literal) => {
+        concat!(
+            "COALESCE((SELECT true FROM stripe_events
+                       WHERE outcome = 'parked' AND customer_id >= ",
+            $customer,
+            " AND customer_id <= ",
+            $customer,
+            " ORDER BY customer_id, created, id LIMIT 1),
+                      CASE WHEN ",
+            $customer,
+            " LIKE 'acct\\_%' THEN
+                      (SELECT true FROM stripe_events
+                       WHERE outcome = 'parked' AND ",
+            $crate::db::parked::customer_account!(),
+            " >= ",
+            $customer,
+            " AND ",
+            $crate::db::parked::customer_account!(),
+            " <= ",
+            $customer,
+            " ORDER BY ",
+            $crate::db::parked::customer_account!(),
+            ", created, id LIMIT 1) END)"
+        )
+    };
+}
+pub(super) use is_parked_for;
+
 /// SQL: whether an event is parked for a row of `accounts`, for one of its customers or by its name, or a row that was placed
 /// by its metadata alone may have to be moved there. One look at an index each; see [`awaited`].
 macro_rules! is_awaited {
@@ -147,27 +177,16 @@ macro_rules! is_awaited {
             "COALESCE(
                  (SELECT true FROM customer_links link
                   WHERE link.account_id = accounts.id
-                    AND COALESCE(
-                        (SELECT true FROM stripe_events
-                         WHERE outcome = 'parked' AND customer_id >= link.stripe_customer_id
-                           AND customer_id <= link.stripe_customer_id
-                         ORDER BY customer_id, created, id LIMIT 1),
+                    AND COALESCE(",
+            $crate::db::parked::is_parked_for!("link.stripe_customer_id"),
+            ",
                         (SELECT true FROM subscriptions
                          WHERE placed_by_metadata AND subscriptions.stripe_customer_id >= link.stripe_customer_id
                            AND subscriptions.stripe_customer_id <= link.stripe_customer_id
                          ORDER BY subscriptions.stripe_customer_id LIMIT 1),
-                        CASE WHEN link.stripe_customer_id LIKE 'acct\\_%' THEN COALESCE(
-                            (SELECT true FROM stripe_events
-                             WHERE outcome = 'parked' AND ",
-            $crate::db::parked::customer_account!(),
-            " >= link.stripe_customer_id AND ",
-            $crate::db::parked::customer_account!(),
-            " <= link.stripe_customer_id
-                             ORDER BY ",
-            $crate::db::parked::customer_account!(),
-            ", created, id LIMIT 1),
-                            (SELECT true FROM subscriptions
-                             WHERE placed_by_metadata ORDER BY subscriptions.stripe_customer_id LIMIT 1)) END)
+                        CASE WHEN link.stripe_customer_id LIKE 'acct\\_%' THEN
+                        (SELECT true FROM subscriptions
+                         WHERE placed_by_metadata ORDER BY subscriptions.stripe_customer_id LIMIT 1) END)
                   LIMIT 1),
                  (SELECT true FROM stripe_events
                   WHERE outcome = 'parked'
@@ -260,19 +279,8 @@ pub async fn awaited(conn: &mut Conn, awaited: &[Awaited]) -> QueryResult<HashSe
         let query = diesel::sql_query(concat!(
             "SELECT awaited AS id FROM unnest($1) AS awaited
              WHERE (SELECT true FROM customer_links WHERE stripe_customer_id = awaited)
-               AND COALESCE((SELECT true FROM stripe_events
-                             WHERE outcome = 'parked' AND customer_id >= awaited AND customer_id <= awaited
-                             ORDER BY customer_id, created, id LIMIT 1),
-                            CASE WHEN awaited LIKE 'acct\\_%' THEN
-                            (SELECT true FROM stripe_events
-                             WHERE outcome = 'parked' AND ",
-            customer_account!(),
-            " >= awaited AND ",
-            customer_account!(),
-            " <= awaited
-                             ORDER BY ",
-            customer_account!(),
-            ", created, id LIMIT 1) END)",
+               AND ",
+            is_parked_for!("awaited"),
         ));
         let ids: Vec<Id> = Cached(query.bind::<Array<Text>, _>(customers)).load(conn).await?;
         found.extend(ids.into_iter().map(|id| Awaited::Customer(id.id)));
