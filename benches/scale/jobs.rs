@@ -44,10 +44,7 @@ pub fn measure(database: &mut Database, program: &Path, count: u64, column: &mut
 impl<'a> Setting<'a> {
     /// A database that `program` has migrated itself, with so many linked accounts. It replaces that of the last setting.
     fn prepare(database: &mut Database, program: &'a Path, accounts: u64, stripe: Stripe) -> Result<Self> {
-        database.execute_each("DROP DATABASE IF EXISTS jobs WITH (FORCE); CREATE DATABASE jobs")?;
-        let server = database.url();
-        let (server, _) = server.rsplit_once('/').context("a URL without a database")?;
-        let setting = Self { program, database_url: format!("{server}/jobs"), stripe };
+        let setting = Self { program, database_url: database.further("jobs")?, stripe };
         ensure!(setting.command(&["migrate"]).status()?.success(), "the program does not migrate");
         let customers: Vec<_> = (1..=accounts).map(customer_id).collect();
         let insert = format!(

@@ -62,10 +62,7 @@ pub fn measure(
     reading: Duration,
     column: &mut Column,
 ) -> Result<()> {
-    database.execute_each("DROP DATABASE IF EXISTS upgrade WITH (FORCE); CREATE DATABASE upgrade")?;
-    let server = database.url();
-    let (server, _) = server.rsplit_once('/').context("a URL without a database")?;
-    let url = format!("{server}/upgrade");
+    let url = database.further("upgrade")?;
     let fill = FILL
         .replace("$ROWS", &rows.to_string())
         .replace("$SUBSCRIPTIONS", &SUBSCRIPTIONS.to_string())

@@ -76,7 +76,15 @@ impl Database {
         statements.split(';').try_for_each(|statement| self.execute(statement))
     }
 
-    /// The same in another database.
+    /// A further database, empty, and its URL. It replaces one of the same name.
+    pub fn further(&mut self, name: &str) -> Result<String> {
+        self.execute_each(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE); CREATE DATABASE {name}"))?;
+        let url = self.url();
+        let (server, _) = url.rsplit_once('/').context("a URL without a database")?;
+        Ok(format!("{server}/{name}"))
+    }
+
+    /// Statements one after the other in the database at `url`.
     pub fn execute_at(&self, url: &str, statements: &[&str]) -> Result<()> {
         self.runtime.block_on(async {
             let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
