@@ -1,6 +1,5 @@
 //! What `import` and `reconcile` take, in time and in memory, where everything is new to the database and where nothing is.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -11,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::report::Column;
 use crate::stripe::{Lists, Stripe, customer_id};
 use crate::support::database::Database;
+use crate::support::server::status;
 
 /// How often the memory of a command is read. What counts is the most it ever had, so only its last moments are missed.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -79,26 +79,20 @@ impl<'a> Setting<'a> {
         let mut child =
             self.command(args).spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         let mut peak = None;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
+        let ended = loop {
+            if let Some(ended) = child.try_wait()? {
+                break ended;
             }
-            peak = peak_kib(child.id()).or(peak);
+            // Not known where there is no /proc.
+            peak = status(child.id(), "VmHWM:").ok().or(peak);
             thread::sleep(INTERVAL);
         };
         let seconds = started.elapsed().as_secs_f64();
-        ensure!(status.success(), "{name}: {status}");
+        ensure!(ended.success(), "{name}: {ended}");
         eprintln!("{name}: {seconds:.1} s");
         column.add(format!("{name}: seconds"), format!("{seconds:.1}"));
         let mib = peak.map_or("not known".to_owned(), |kib| format!("{:.0}", kib as f64 / 1024.0));
         column.add(format!("{name}: most memory, MiB"), mib);
         Ok(())
     }
-}
-
-/// The most resident memory that a process has had; known on Linux alone.
-fn peak_kib(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
 }

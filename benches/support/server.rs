@@ -80,14 +80,9 @@ impl Server {
 
     /// What it uses now.
     pub fn uses(&self) -> Result<Uses> {
-        let process = format!("/proc/{}", self.child.id());
-        let status = fs::read_to_string(format!("{process}/status")).context("this needs /proc")?;
-        let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| name.to_owned())?;
-            line.trim().trim_end_matches(" kB").parse::<u64>().with_context(|| line.to_owned())
-        };
-        let files = fs::read_dir(format!("{process}/fd"))?.count();
-        Ok(Uses { resident_kib: number("VmRSS:")?, files, threads: number("Threads:")? })
+        let process = self.child.id();
+        let files = fs::read_dir(format!("/proc/{process}/fd")).context("this needs /proc")?.count();
+        Ok(Uses { resident_kib: status(process, "VmRSS:")?, files, threads: status(process, "Threads:")? })
     }
 
     /// Asks it to stop, and waits until it has.
@@ -97,6 +92,13 @@ impl Server {
         ensure!(status.success(), "subledger stopped with {status}");
         Ok(())
     }
+}
+
+/// A number of `/proc/<pid>/status`; memory in KiB.
+pub fn status(process: u32, name: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).context("this needs /proc")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| name.to_owned())?;
+    line.trim().trim_end_matches(" kB").parse().with_context(|| line.to_owned())
 }
 
 impl Drop for Server {
