@@ -109,6 +109,25 @@ pub struct Row {
     pub updated_at: DateTime<Utc>,
 }
 
+impl Row {
+    /// The same row with another state.
+    pub fn showing(&self, state: State, as_of: AsOf, updated_at: DateTime<Utc>) -> Self {
+        Self {
+            id: self.id,
+            account_id: self.account_id,
+            stripe_subscription_id: self.stripe_subscription_id.clone(),
+            state,
+            as_of,
+            latest_invoice: self.latest_invoice.clone(),
+            placed_by_metadata: self.placed_by_metadata,
+            took_local_row: self.took_local_row,
+            ends_at: self.ends_at,
+            created_at: self.created_at,
+            updated_at,
+        }
+    }
+}
+
 /// The rows of Stripe subscriptions, locked until the transaction ends.
 ///
 /// Always in the order of the ids, so that two transactions never wait for each other.
@@ -213,12 +232,15 @@ pub async fn insert(conn: &Conn, row: &Row) -> QueryResult<usize> {
     Cached(insert).execute(&mut &*conn).await
 }
 
-/// Writes a row as it is, all but its id and when it was made.
-pub async fn update(conn: &Conn, row: &Row) -> QueryResult<usize> {
+/// Writes what differs between a row as it was found, locked, and as it is to be: the columns that show Stripe's state, the
+/// event that they are as of, and the invoice, each of the three as a whole.
+pub async fn update(conn: &Conn, found: &Row, row: &Row) -> QueryResult<usize> {
     let update = diesel::update(table::table.find(row.id)).set((
         table::account_id.eq(row.account_id),
         table::stripe_subscription_id.eq(&row.stripe_subscription_id),
-        (&row.state, &row.as_of, &row.latest_invoice),
+        (found.state != row.state).then_some(&row.state),
+        (found.as_of != row.as_of).then_some(&row.as_of),
+        (found.latest_invoice != row.latest_invoice).then_some(&row.latest_invoice),
         (table::placed_by_metadata.eq(row.placed_by_metadata), table::took_local_row.eq(row.took_local_row)),
         table::updated_at.eq(now),
     ));

@@ -62,13 +62,13 @@ pub(super) async fn store(
     handled: &mut Handled,
 ) -> Result<Outcome, HandlerError> {
     let newcomer = newcomer(event, shown)?;
-    let row = work.row(&shown.id).cloned();
+    let row = work.row(&shown.id);
     let settings = &ctx.policy.entitlement;
     let candidate = Candidate::shown(shown);
-    let took_local_row = row.as_ref().is_some_and(|row| row.took_local_row);
+    let took_local_row = row.is_some_and(|row| row.took_local_row);
     // Of another account than the event's, what was loaded says nothing.
     let facts = work.facts(event)?;
-    let account_id = row.as_ref().map_or(place.account_id, |row| row.account_id);
+    let account_id = row.map_or(place.account_id, |row| row.account_id);
     let takes_local_row = if facts.account() == Some(account_id) {
         candidate.takes_over(settings, took_local_row, facts.local_row_since)
     } else {
@@ -83,18 +83,17 @@ pub(super) async fn store(
             handled.releases.push(Awaited::Subscription(shown.id.clone()));
             Outcome::Applied
         }
-        Some(row) => match version(&row).map_or(Order::Newer, |stored| ordering::compare(stored, newcomer)) {
+        Some(row) => match version(row).map_or(Order::Newer, |stored| ordering::compare(stored, newcomer)) {
             Order::Older => Outcome::Stale,
             Order::Tie => {
                 ctx.needs_own_transaction()?;
+                let row = row.clone();
                 tie_break::settle(conn, work, ctx, event, &row, shown, fetched, &mut handled.notes).await?
             }
             Order::Newer => {
                 let state = state(conn, work, ctx, event, row.account_id, shown).await?;
-                work.put(
-                    Row { state, as_of: as_of(event), updated_at: work.facts(event)?.now, ..row },
-                    Some(&event.id),
-                );
+                let row = row.showing(state, as_of(event), facts.now);
+                work.put(row, Some(&event.id));
                 Outcome::Applied
             }
         },

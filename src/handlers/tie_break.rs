@@ -148,7 +148,7 @@ fn write(
         let named = named.unwrap_or(event);
         let now = known.iter().chain([event]).find_map(|event| Some(work.facts(event).ok()?.now));
         let updated_at = now.unwrap_or(row.updated_at);
-        work.put(Row { state, as_of: as_of(named), updated_at, ..row.clone() }, Some(&event.id));
+        work.put(row.showing(state, as_of(named), updated_at), Some(&event.id));
     }
     Ok(())
 }

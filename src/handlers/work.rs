@@ -37,9 +37,9 @@ pub struct Submission {
 #[derive(Debug)]
 struct Tracked {
     /// `None` if the row is to be inserted.
-    found: Option<Row>,
+    found: Option<Arc<Row>>,
     /// What the next change shows as `before`: what was found, or the row that was merged into this one.
-    before: Option<Row>,
+    before: Option<Arc<Row>>,
     row: Row,
     /// The last event that changed the row.
     event_id: Option<String>,
@@ -145,6 +145,7 @@ impl Work {
         let Some(id) = row.stripe_subscription_id.clone() else {
             return;
         };
+        let local = Arc::new(local);
         let own = self.rows.remove(&id).and_then(|tracked| tracked.before);
         let before = own.or_else(|| Some(local.clone()));
         self.rows.insert(id, Tracked { found: Some(local), before, row, event_id: event_id.map(str::to_owned) });
@@ -183,7 +184,7 @@ impl Work {
         let changed: Vec<_> = self.rows.values().filter(|tracked| tracked.is_changed()).collect();
         let changes: Vec<_> = changed
             .iter()
-            .filter_map(|tracked| change::between(tracked.before.as_ref(), &tracked.row, tracked.event_id.as_deref()))
+            .filter_map(|tracked| change::between(tracked.before.as_deref(), &tracked.row, tracked.event_id.as_deref()))
             .collect();
         let mut statements = vec![self.insert_events(conn).boxed()];
         let again = self.records.iter().filter_map(|record| match &record.submission.recording {
@@ -221,17 +222,18 @@ impl Work {
 
 impl Tracked {
     fn found(row: Row) -> Self {
-        Self { found: Some(row.clone()), before: Some(row.clone()), row, event_id: None }
+        let found = Some(Arc::new(row.clone()));
+        Self { before: found.clone(), found, row, event_id: None }
     }
 
     fn is_changed(&self) -> bool {
-        self.found.as_ref() != Some(&self.row)
+        self.found.as_deref() != Some(&self.row)
     }
 
     async fn write(&self, conn: &Conn) -> Result<(), WriteError> {
-        let written = match self.found {
+        let written = match &self.found {
             None => subscriptions::insert(conn, &self.row).await,
-            Some(_) => subscriptions::update(conn, &self.row).await,
+            Some(found) => subscriptions::update(conn, found, &self.row).await,
         };
         match written {
             Ok(1) => Ok(()),
