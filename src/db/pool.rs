@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bb8::ManageConnection;
+use diesel::QueryResult;
 use diesel::result::ConnectionError;
 use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
@@ -21,6 +22,9 @@ use super::sqlstate::{Driver, FirstError};
 /// it answers; and how long that may take. Together shorter than the default of `POOL_TIMEOUT_MS`.
 const SUSPICION: Duration = Duration::from_millis(400);
 const ANSWER_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// How old a session is when it plans its statements anew for the first time.
+const FIRST_NEW_PLANS: Duration = Duration::from_millis(500);
 
 /// The pools of one database, and the circuit breaker that they share. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -75,6 +79,9 @@ pub struct Connection {
     conn: AsyncPgConnection,
     first_error: FirstError,
     _driver: Driver,
+    opened_at: Instant,
+    /// How old the session is when it plans its statements anew the next time.
+    new_plans_at: Duration,
     generation: u64,
     /// Grows each time a connection is found closed; older connections are not handed out any more. A restarted
     /// database closes all of them, and each would otherwise fail one request.
@@ -96,6 +103,18 @@ impl Connection {
             .compare_exchange(self.generation, self.generation + 1, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
             || self.is_retired()
+    }
+
+    /// Has the session plan its statements anew each time that it has become twice as old. A plan that was made while the
+    /// tables were empty may read a whole index for each event, since no plan costs anything then; PostgreSQL would keep it
+    /// until the next autoanalyze.
+    async fn renew_plans(&mut self) -> QueryResult<()> {
+        let age = self.opened_at.elapsed();
+        if age < self.new_plans_at {
+            return Ok(());
+        }
+        self.new_plans_at = 2 * age;
+        self.conn.batch_execute("DISCARD PLANS").await
     }
 
     fn is_retired(&self) -> bool {
@@ -140,13 +159,22 @@ impl ManageConnection for Manager {
             }
         };
         first_error.note_open();
-        Ok(Connection { conn, first_error, _driver: driver, generation, current })
+        Ok(Connection {
+            conn,
+            first_error,
+            _driver: driver,
+            opened_at: Instant::now(),
+            new_plans_at: FIRST_NEW_PLANS,
+            generation,
+            current,
+        })
     }
 
     async fn is_valid(&self, conn: &mut Connection) -> Result<(), ConnectError> {
         let is_closed = conn.is_retired()
             || conn.conn.is_broken()
-            || (self.is_tested && conn.conn.batch_execute("SELECT 1").await.is_err());
+            || (self.is_tested && conn.conn.batch_execute("SELECT 1").await.is_err())
+            || conn.renew_plans().await.is_err();
         if is_closed { Err(ConnectError::Closed) } else { Ok(()) }
     }
 
