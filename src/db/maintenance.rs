@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 
 use super::Conn;
 use super::listing::is_first_of_failing_event;
-use super::parked::{After, is_placeable};
+use super::parked::{After, is_of_invoice, is_placeable};
 
 #[derive(diesel::QueryableByName)]
 struct Id {
@@ -95,7 +95,9 @@ pub async fn parked_page(
     diesel::sql_query(concat!(
         "SELECT id, created, COALESCE(customer_id, subscription_id, id) AS turn
          FROM stripe_events event
-         WHERE outcome = 'parked' AND (created, id) > ($1, $2) AND (type LIKE 'invoice.%') = $3
+         WHERE outcome = 'parked' AND (created, id) > ($1, $2) AND (",
+        is_of_invoice!(),
+        ") = $3
            AND ($4 IS NULL OR type = $4) AND ($5 IS NULL OR received_at >= now() - $5 * interval '1 second')
            AND ",
         // Whether a connected account is trusted to name accounts, its attempt decides.

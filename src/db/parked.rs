@@ -115,14 +115,23 @@ pub async fn page(conn: &mut Conn, awaited: &Awaited, after: &After, limit: i64)
     query.load(conn).await
 }
 
+/// SQL: whether an event is about an invoice, as a thin one may be, too.
+macro_rules! is_of_invoice {
+    () => {
+        "type ~ '^(v[0-9]+[.])?invoice[.]'"
+    };
+}
+pub(super) use is_of_invoice;
+
 /// SQL: whether the parked `event` looks as if it could be placed now: its subscription has a row, its customer is linked,
 /// or it names an account, if the condition `$names_count` holds.
 macro_rules! is_placeable {
     ($names_count:literal) => {
         concat!(
             "(EXISTS (SELECT FROM subscriptions WHERE stripe_subscription_id = event.subscription_id)
-              OR type NOT LIKE 'invoice.%'
-                 AND (EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = event.customer_id)
+              OR NOT ",
+            $crate::db::parked::is_of_invoice!(),
+            " AND (EXISTS (SELECT FROM customer_links WHERE stripe_customer_id = event.customer_id)
                       OR EXISTS (SELECT FROM customer_links
                                  WHERE stripe_customer_id = ",
             $crate::db::parked::customer_account!(),

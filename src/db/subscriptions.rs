@@ -247,6 +247,14 @@ pub async fn update(conn: &Conn, found: &Row, row: &Row) -> QueryResult<usize> {
     Cached(update).execute(&mut &*conn).await
 }
 
+/// Gives a local row to a Stripe subscription, so that it is no local row any more.
+pub async fn take_local(conn: &mut Conn, id: Uuid, stripe_subscription_id: &str) -> QueryResult<usize> {
+    diesel::update(table::table.find(id))
+        .set(table::stripe_subscription_id.eq(stripe_subscription_id))
+        .execute(conn)
+        .await
+}
+
 /// Deletes a row.
 pub async fn delete(conn: &mut Conn, id: Uuid) -> QueryResult<usize> {
     diesel::delete(table::table.find(id)).execute(conn).await

@@ -40,15 +40,21 @@ impl Place {
                 move_row(conn, work, &ctx.policy.entitlement, row, linked).await?;
                 Ok(Some(Self { account_id: linked, is_by_name: false }))
             }
-            // The link says the same as the metadata: from now on the row stays, whatever becomes of the link.
-            (Some(mut row), Some(linked)) if row.placed_by_metadata => {
-                row.placed_by_metadata = false;
-                work.put(row, None);
-                Ok(Some(Self { account_id: linked, is_by_name: false }))
+            (Some(row), linked) => {
+                let is_by_name = row.placed_by_metadata && linked.is_none();
+                Ok(Some(Self { account_id: row.account_id, is_by_name }))
             }
-            (Some(row), _) => Ok(Some(Self { account_id: row.account_id, is_by_name: row.placed_by_metadata })),
             (None, Some(linked)) => Ok(Some(Self { account_id: linked, is_by_name: false })),
             (None, None) => Ok(named.map(|account_id| Self { account_id, is_by_name: true })),
+        }
+    }
+
+    /// A row that was placed by its metadata stays from now on, whatever becomes of the link, if the link says the same.
+    /// For an event that is applied: a batch that leaves the event out must not write this.
+    pub(super) fn keep(self, work: &mut Work, event: &Event) {
+        let row = event.subscription_id.as_deref().and_then(|id| work.row(id));
+        if let Some(row) = row.filter(|row| row.placed_by_metadata && !self.is_by_name) {
+            work.put(Row { placed_by_metadata: false, ..row.clone() }, None);
         }
     }
 }
@@ -115,8 +121,10 @@ pub async fn move_misplaced(
     if accounts::customers(conn, account_id).await?.iter().any(|customer| customer.starts_with("acct_")) {
         rows.extend(subscriptions::lock_placed_by_metadata_of_customer_account(conn, account_id).await?);
     }
-    for mut row in rows {
+    for row in rows {
         work.adopt(row.clone());
+        // One that was moved before may have changed this one.
+        let mut row = row.stripe_subscription_id.as_deref().and_then(|id| work.row(id)).cloned().unwrap_or(row);
         if row.account_id == account_id {
             row.placed_by_metadata = false;
             work.put(row, None);

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::account::{Place, link_customer};
+use super::subscription::Shown;
 use super::{
     Context, Handled, HandlerError, Note, Outcome, Question, Subject, Work, move_misplaced, subscription, tie_break,
 };
@@ -41,6 +42,7 @@ pub(super) async fn apply(
         let is_by_name = link.is_none() && place.is_by_name;
         project(conn, work, ctx, event, subscription_id, Place { account_id, is_by_name }, &mut handled).await?;
     }
+    place.keep(work, event);
     Ok(handled)
 }
 
@@ -76,13 +78,14 @@ async fn project(
         scope: event.scope(),
         known_events: tie_break::known_ids(&known, event, work.row(subscription_id)),
     };
-    let Some(object) = ctx.answers.any(question.clone())? else {
+    let Some(object) = ctx.answers.any(question)? else {
         return Ok(());
     };
     let shown = Subscription::project(&object.into(), &ctx.policy.plans)?;
     // Checked against the id that was asked for: the answer must not write another subscription's row.
     if shown.id == subscription_id {
-        subscription::store(conn, work, ctx, event, place, &shown, Some(question), handled).await?;
+        let shown = Shown { state: &shown, is_fetched: true };
+        subscription::store(conn, work, ctx, event, place, shown, handled).await?;
     }
     Ok(())
 }

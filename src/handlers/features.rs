@@ -24,7 +24,7 @@ pub(super) async fn apply(
     };
     let Some(account_id) = work.facts(event)?.linked_account() else {
         // Another transaction may link the customer before this one commits, and look for parked events too early.
-        let releases = vec![Awaited::Customer(customer.to_owned())];
+        let releases = event.customer_ids.iter().cloned().map(Awaited::Customer).collect();
         return Ok(Handled { releases, ..Handled::new(Outcome::Parked, None) });
     };
     let mut handled = Handled::new(Outcome::Applied, Some(account_id));

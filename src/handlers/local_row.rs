@@ -82,9 +82,12 @@ pub(super) async fn take_over(
     let local_plan = account.local_plan.or_else(|| local.state.plan.clone());
     if let Some(plan) = &local.state.plan {
         accounts::keep_local_plan(conn, account_id, plan).await?;
+        work.keep_local_plan(account_id, plan);
     }
     // Before the local row gets its id; if the row is yet to be inserted, there is none.
     subscriptions::delete(conn, row.id).await?;
+    // At once: another subscription of this transaction may look for a local row.
+    subscriptions::take_local(conn, local.id, candidate.id).await?;
     row.id = local.id;
     row.created_at = local.created_at;
     row.took_local_row = true;

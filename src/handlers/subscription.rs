@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::account::Place;
 use super::local_row::Candidate;
 use super::projection::{Origin, columns_of, with_local_plan};
-use super::{Context, Handled, HandlerError, Outcome, Question, Work, local_row, tie_break};
+use super::{Context, Handled, HandlerError, Outcome, Work, local_row, tie_break};
 use crate::db::parked::Awaited;
 use crate::db::subscriptions::{AsOf, LatestInvoice, Row, State};
 use crate::db::{Conn, accounts};
@@ -32,7 +32,9 @@ pub(super) async fn apply(
         return Ok(Handled { notes, releases, ..Handled::new(Outcome::Parked, None) });
     };
     let mut handled = Handled { notes, ..Handled::new(Outcome::Applied, Some(place.account_id)) };
-    handled.outcome = store(conn, work, ctx, event, place, &shown, None, &mut handled).await?;
+    let shown = Shown { state: &shown, is_fetched: false };
+    handled.outcome = store(conn, work, ctx, event, place, shown, &mut handled).await?;
+    place.keep(work, event);
     Ok(handled)
 }
 
@@ -48,23 +50,29 @@ pub(super) fn shown_by(event: &Event, plans: &PricePlans) -> Result<Subscription
     Ok(if event.kind == Kind::SubscriptionDeleted { shown.deleted() } else { shown })
 }
 
-/// Stores a state that counts as of `event`, if it is newer than the row's. `fetched` is the question to which the
-/// state is the answer, if it is not the event's own.
-#[allow(clippy::too_many_arguments, reason = "the transaction, the event, and what was found for it")]
+/// A state of a subscription that counts as of an event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown<'a> {
+    pub(super) state: &'a Subscription,
+    /// Whether Stripe gave it when it was asked; the event itself shows another state, or none.
+    pub(super) is_fetched: bool,
+}
+
+/// Stores a state that counts as of `event`, if it is newer than the row's.
 pub(super) async fn store(
     conn: &mut Conn,
     work: &mut Work,
     ctx: Context<'_>,
     event: &Event,
     place: Place,
-    shown: &Subscription,
-    fetched: Option<Question>,
+    shown: Shown<'_>,
     handled: &mut Handled,
 ) -> Result<Outcome, HandlerError> {
-    let newcomer = newcomer(event, shown)?;
-    let row = work.row(&shown.id);
+    let subscription = shown.state;
+    let newcomer = newcomer(event, subscription)?;
+    let row = work.row(&subscription.id);
     let settings = &ctx.policy.entitlement;
-    let candidate = Candidate::shown(shown);
+    let candidate = Candidate::shown(subscription);
     let took_local_row = row.is_some_and(|row| row.took_local_row);
     // Of another account than the event's, what was loaded says nothing.
     let facts = work.facts(event)?;
@@ -79,8 +87,8 @@ pub(super) async fn store(
     }
     let outcome = match row {
         None => {
-            create(conn, work, ctx, event, place, shown).await?;
-            handled.releases.push(Awaited::Subscription(shown.id.clone()));
+            create(conn, work, ctx, event, place, subscription).await?;
+            handled.releases.push(Awaited::Subscription(subscription.id.clone()));
             Outcome::Applied
         }
         Some(row) => match version(row).map_or(Order::Newer, |stored| ordering::compare(stored, newcomer)) {
@@ -88,10 +96,10 @@ pub(super) async fn store(
             Order::Tie => {
                 ctx.needs_own_transaction()?;
                 let row = row.clone();
-                tie_break::settle(conn, work, ctx, event, &row, shown, fetched, &mut handled.notes).await?
+                tie_break::settle(conn, work, ctx, event, &row, shown, &mut handled.notes).await?
             }
             Order::Newer => {
-                let state = state(conn, work, ctx, event, row.account_id, shown).await?;
+                let state = state(conn, work, ctx, event, row.account_id, subscription).await?;
                 let row = row.showing(state, as_of(event), facts.now);
                 work.put(row, Some(&event.id));
                 Outcome::Applied

@@ -3,7 +3,7 @@
 use diesel::QueryResult;
 use serde_json::Value;
 
-use super::subscription::{as_of, shown_by, state};
+use super::subscription::{Shown, as_of, shown_by, state};
 use super::{Context, HandlerError, Note, Outcome, Question, Subject, Work};
 use crate::db::subscriptions::{Row, State};
 use crate::db::{Conn, events};
@@ -12,19 +12,17 @@ use crate::stripe::redact::comparable;
 use crate::stripe::signature::Verified;
 use crate::stripe::{Event, IMPORTED, Kind, Subscription};
 
-/// Settles a tie between the row and a state that counts as of `event`. `fetched` is the question to which the state
-/// is the answer, if it is not the event's own.
-#[allow(clippy::too_many_arguments, reason = "the transaction, the event, and what was found for it")]
+/// Settles a tie between the row and a state that counts as of `event`.
 pub(super) async fn settle(
     conn: &mut Conn,
     work: &mut Work,
     ctx: Context<'_>,
     event: &Event,
     row: &Row,
-    shown: &Subscription,
-    fetched: Option<Question>,
+    shown: Shown<'_>,
     notes: &mut Vec<Note>,
 ) -> Result<Outcome, HandlerError> {
+    let Shown { state: shown, is_fetched } = shown;
     if was_imported_after(conn, row, event).await? {
         return Ok(Outcome::Stale);
     }
@@ -46,7 +44,7 @@ pub(super) async fn settle(
     match now {
         Some(now) => {
             let state = state(conn, work, ctx, event, row.account_id, &now).await?;
-            let is_news = fetched.is_some() || now == *shown || state != row.state;
+            let is_news = is_fetched || now == *shown || state != row.state;
             write(work, ctx, row, &now, state, event, &known)?;
             Ok(if is_news { Outcome::Applied } else { Outcome::Stale })
         }

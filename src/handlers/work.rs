@@ -128,7 +128,8 @@ impl Work {
             event_id: None,
         });
         if tracked.found.is_none() || tracked.row != row {
-            tracked.event_id = event_id.map(str::to_owned);
+            // What no event caused, such as a move, leaves the name of the event that changed the row before.
+            tracked.event_id = event_id.map(str::to_owned).or(tracked.event_id.take());
         }
         tracked.row = row;
     }
@@ -149,6 +150,13 @@ impl Work {
         let own = self.rows.remove(&id).and_then(|tracked| tracked.before);
         let before = own.or_else(|| Some(local.clone()));
         self.rows.insert(id, Tracked { found: Some(local), before, row, event_id: event_id.map(str::to_owned) });
+    }
+
+    /// The account's first local row was taken over, and its plan is kept: events that are still to be handled know it.
+    pub fn keep_local_plan(&mut self, account_id: Uuid, plan: &str) {
+        for facts in self.facts.values_mut().filter(|facts| facts.account() == Some(account_id)) {
+            facts.local_plan.get_or_insert_with(|| plan.to_owned());
+        }
     }
 
     /// The rows of an account that are tracked.

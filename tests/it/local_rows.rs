@@ -299,3 +299,35 @@ async fn every_order_of_an_old_and_a_new_subscription_ends_in_the_same_rows() {
         assert_eq!(shown, [(&new, &json!("trial")), (&old, &json!("trial"))]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_subscriptions_that_a_link_moves_one_takes_over_the_local_row_and_all_stay() {
+    for way in ["request", "sql"] {
+        let app = TestApp::start().await;
+        let (right, wrong) = (app.account().await, app.account().await);
+        let trial = local(&app, right, "trial").await;
+        let places = [("sub_1", "active", wrong), ("sub_2", "active", wrong), ("sub_3", "incomplete", right)];
+        for (id, status, account) in places {
+            let mut object = made(id, "cus_1", status, 0);
+            object["metadata"] = json!({"account_id": account});
+            assert_eq!(app.deliver(created(&format!("evt_{id}"), 100, object)).await.outcome(), "applied");
+        }
+        if way == "request" {
+            let link = json!({"stripe_customer_id": "cus_1"});
+            let path = format!("/api/v1/accounts/{right}");
+            assert_eq!(app.admin(reqwest::Method::PATCH, &path, Some(link)).await.status, 200);
+        } else {
+            app.execute(&format!("UPDATE accounts SET stripe_customer_id = 'cus_1' WHERE id = '{right}'")).await;
+        }
+        let all = format!("subscriptions WHERE account_id = '{right}' AND NOT placed_by_metadata");
+        app.wait_for_count(&all, 3, std::time::Duration::from_secs(20)).await;
+        for (id, status, _) in places {
+            let row = app.subscription(id).await;
+            // No price names a plan, so that each shows the local one.
+            assert_eq!((&row["status"], &row["plan"]), (&json!(status), &json!("trial")), "{way}, {id}");
+            assert_eq!(row["id"] == json!(trial), id == "sub_1", "{way}, {id}");
+        }
+        // That of the one that took over the local row is told as its start.
+        assert_eq!(app.count("subscription_changes WHERE 'moved' = ANY(kinds)").await, 1, "{way}");
+    }
+}
