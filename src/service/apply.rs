@@ -104,7 +104,11 @@ impl Service {
 
     /// Queues an event for the group commit and waits until it is applied.
     pub(super) async fn submit(&self, submission: Submission) -> Result<Recorded, ServiceError> {
-        self.inner.group_commit.submit(submission, self.parts().queue_timeout).await
+        let submitted = self.inner.group_commit.submit(submission, self.parts().queue_timeout).await;
+        submitted.unwrap_or_else(|error| {
+            self.parts().metrics.failure(error.reason());
+            Err(error.into())
+        })
     }
 
     /// The result that [`Service::apply`] would have now. Nothing is committed, not even a failure.

@@ -43,13 +43,13 @@ impl ServiceError {
         }
     }
 
-    /// Whether only this event is concerned: Stripe was asked in vain, or a lock was not given up. Otherwise the database
-    /// is out of reach or too busy, which concerns all events.
+    /// Whether only this event is concerned: Stripe did not answer, a lock or a statement timed out, or each attempt was in
+    /// conflict with something else. Otherwise the database is out of reach or too busy, which concerns all events.
     pub(super) fn is_of_one_event(&self) -> bool {
         let (Self::Unavailable(error) | Self::Failed(error)) = self;
         error.downcast_ref::<AttemptError>().is_some_and(|error| {
             error.reason() == FailureReason::Stripe
-                || error.class() == Class::Timeout && !matches!(error, AttemptError::Queue)
+                || matches!(error.class(), Class::Timeout | Class::Conflict) && !matches!(error, AttemptError::Queue)
         })
     }
 

@@ -58,26 +58,26 @@ impl GroupCommit {
     /// Queues an event and waits until it is applied. `queue_timeout` bounds the time in the queue.
     ///
     /// # Errors
-    /// [`ServiceError`] of the attempt, or [`AttemptError::Queue`] if no worker took the event in time.
+    /// The outer error: there was no attempt that ended, because no worker took the event in time, or because of a panic.
     pub(super) async fn submit(
         &self,
         submission: Submission,
         queue_timeout: Duration,
-    ) -> Result<Recorded, ServiceError> {
+    ) -> Result<Result<Recorded, ServiceError>, AttemptError> {
         let (answer, mut answered) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
         let queue = self.queue_of(&submission);
         let entry = Entry { submission, answer, claimed: claimed.clone() };
         if queue.is_none_or(|queue| queue.send(entry).is_err()) {
-            return Err(AttemptError::Panicked.into());
+            return Err(AttemptError::Panicked);
         }
         let result = match tokio::time::timeout(queue_timeout, &mut answered).await {
             Ok(result) => result,
             // A worker may claim the event at this moment. The first claim counts.
-            Err(_) if !claimed.swap(true, Ordering::AcqRel) => return Err(AttemptError::Queue.into()),
+            Err(_) if !claimed.swap(true, Ordering::AcqRel) => return Err(AttemptError::Queue),
             Err(_) => answered.await,
         };
-        result.unwrap_or_else(|_| Err(AttemptError::Panicked.into()))
+        result.map_err(|_| AttemptError::Panicked)
     }
 
     fn queue_of(&self, submission: &Submission) -> Option<&mpsc::UnboundedSender<Entry>> {

@@ -34,6 +34,7 @@ mod turns;
 mod writes;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -114,6 +115,8 @@ struct Inner {
     turns: Turns,
     /// What parked events may wait for, and could not be looked for; the next sweep does.
     unreleased: Mutex<HashSet<Awaited>>,
+    /// Whether [`Service::start_sweep`] was called.
+    has_sweeps: AtomicBool,
     /// Parked events that failed.
     failed_parked: Mutex<HashMap<String, FailedParked>>,
     /// What sweeps have started and is still running.
@@ -123,6 +126,7 @@ struct Inner {
     /// The marks of new links whose release has begun, by account.
     released_marks: Mutex<HashMap<Uuid, NewLinks>>,
     finished_hours: overview::FinishedHours,
+    shared_overview: overview::SharedOverview,
     feed: changes::Feed,
     health: LastCheck,
     findings: doctor::LastFindings,
@@ -154,11 +158,13 @@ impl Service {
             group_commit,
             turns,
             unreleased: Mutex::default(),
+            has_sweeps: AtomicBool::new(false),
             failed_parked: Mutex::default(),
             running_sweeps: Mutex::default(),
             tried_parked: Mutex::default(),
             released_marks: Mutex::default(),
             finished_hours: Default::default(),
+            shared_overview: Default::default(),
             feed: Default::default(),
             health: LastCheck::default(),
             findings: Default::default(),

@@ -71,6 +71,10 @@ struct Counted {
     hours: Vec<HourCount>,
 }
 
+/// Lets those who ask at the same time share one reading.
+#[derive(Debug, Default)]
+pub(super) struct SharedOverview(tokio::sync::Mutex<Option<(Instant, Overview)>>);
+
 impl FinishedHours {
     /// The counts from `from` until before `to`, at most [`COUNTS_AGE`] old.
     async fn get(&self, conn: &mut Conn, from: DateTime<Utc>, to: DateTime<Utc>) -> QueryResult<Vec<HourCount>> {
@@ -89,41 +93,55 @@ impl FinishedHours {
 }
 
 impl Service {
-    /// The overview at `now`.
+    /// The overview at `now`, or at a moment since, where others asked as well: it counts all events of a day, which must not
+    /// happen many times at once beside the deliveries.
     ///
     /// # Errors
     /// [`ServiceError`] if the database does not answer.
     pub async fn overview(&self, now: DateTime<Utc>) -> Result<Overview, ServiceError> {
         let service = self.clone();
+        let asked_at = Instant::now();
         self.read(READ_LIMIT, async move {
-            let this_hour = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
-            let today = now.duration_trunc(TimeDelta::days(1)).unwrap_or(now);
-            let day_start = this_hour - TimeDelta::hours(CHART_HOURS - 1);
-            let week_start = today - TimeDelta::days(CHART_DAYS - 1);
-            let (hour_ago, day_ago) = (now - TimeDelta::hours(1), now - TimeDelta::hours(24));
-            let mut conn = service.connection().await?;
-            let conn = &mut conn;
-            let mut hours = service.inner.finished_hours.get(conn, week_start, this_hour).await?;
-            hours.extend(overview::by_hour(conn, this_hour, None).await?);
-            let parked_events = listing::longest_parked(conn, SHOWN).await?;
-            Ok(Overview {
-                now,
-                day_start,
-                week_start,
-                last_hour: overview::recorded(conn, hour_ago).await?,
-                last_day: overview::recorded(conn, day_ago).await?,
-                hours,
-                lag: overview::lag(conn, day_ago, LAG_EVENTS).await?,
-                parked: Waiting {
-                    events: overview::parked(conn, COUNT_LIMIT).await?,
-                    oldest: parked_events.first().map(|event| event.received_at),
-                },
-                failing: overview::failing(conn, COUNT_LIMIT).await?,
-                parked_events,
-                failing_events: overview::list_failing(conn, SHOWN).await?,
-                newest: listing::page(conn, &Filter::default(), None, SHOWN).await?,
-            })
+            let mut last = service.inner.shared_overview.0.lock().await;
+            if let Some((read_at, overview)) = &*last
+                && *read_at >= asked_at
+            {
+                return Ok(overview.clone());
+            }
+            let read_at = Instant::now();
+            let overview = service.read_overview(now).await?;
+            *last = Some((read_at, overview.clone()));
+            Ok(overview)
         })
         .await
+    }
+
+    async fn read_overview(&self, now: DateTime<Utc>) -> Result<Overview, ServiceError> {
+        let this_hour = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
+        let today = now.duration_trunc(TimeDelta::days(1)).unwrap_or(now);
+        let week_start = today - TimeDelta::days(CHART_DAYS - 1);
+        let day_ago = now - TimeDelta::hours(CHART_HOURS);
+        let mut conn = self.connection().await?;
+        let conn = &mut conn;
+        let mut hours = self.inner.finished_hours.get(conn, week_start, this_hour).await?;
+        hours.extend(overview::by_hour(conn, this_hour, None).await?);
+        let parked_events = listing::longest_parked(conn, SHOWN).await?;
+        Ok(Overview {
+            now,
+            day_start: this_hour - TimeDelta::hours(CHART_HOURS - 1),
+            week_start,
+            last_hour: overview::recorded(conn, now - TimeDelta::hours(1)).await?,
+            last_day: overview::recorded(conn, day_ago).await?,
+            hours,
+            lag: overview::lag(conn, day_ago, LAG_EVENTS).await?,
+            parked: Waiting {
+                events: overview::parked(conn, COUNT_LIMIT).await?,
+                oldest: parked_events.first().map(|event| event.received_at),
+            },
+            failing: overview::failing(conn, COUNT_LIMIT).await?,
+            parked_events,
+            failing_events: overview::list_failing(conn, SHOWN).await?,
+            newest: listing::page(conn, &Filter::default(), None, SHOWN).await?,
+        })
     }
 }

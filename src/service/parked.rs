@@ -6,6 +6,7 @@
 //! and now and then for what a crash left.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -127,17 +128,24 @@ impl Service {
         tokio::time::timeout(LOOK_LIMIT, looked).await.unwrap_or_else(|_| Err(AttemptError::TimedOut.into()))
     }
 
-    /// Has the next sweep look for events that wait for this.
+    /// Has the next sweep look for events that wait for this. A job has no sweeps; those of a server look through all parked
+    /// events when it starts, and now and then.
     pub(super) fn release_later(&self, awaited: impl IntoIterator<Item = Awaited>) {
+        if !self.inner.has_sweeps.load(Ordering::Relaxed) {
+            return;
+        }
         self.inner.unreleased.lock().unwrap_or_else(PoisonError::into_inner).extend(awaited);
     }
 
     /// [`Service::release`] that goes on after the answer if it takes long.
     pub(super) async fn release_before_answer(&self, releases: Vec<Awaited>) {
-        let service = self.clone();
+        let (service, awaited) = (self.clone(), releases.clone());
         let job = self.parts().runtime.spawn(async move { service.release_all(releases, false).await });
         // It goes on: only the answer does not wait for it.
-        tokio::time::timeout(PATIENCE, job).await.ok();
+        if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, job).await {
+            log::error!("applying parked events panicked, a sweep will look for them: {error}");
+            self.release_later(awaited);
+        }
     }
 
     /// Applies what waits for `releases`. What cannot be applied now is left to the next sweep.
@@ -317,6 +325,7 @@ impl Service {
 
     /// Sweeps for parked events that can be applied, until the service is dropped.
     pub fn start_sweep(&self) {
+        self.inner.has_sweeps.store(true, Ordering::Relaxed);
         let weak = Arc::downgrade(&self.inner);
         self.parts().runtime.spawn(async move {
             let mut next_scan = Instant::now();
@@ -366,6 +375,10 @@ impl Service {
     async fn start_releases(&self, sweeps: Vec<Sweep>) {
         let running = sweeps.into_iter().map(|sweep| async move {
             if !self.running_sweeps().insert(sweep.clone()) {
+                // What runs may be past an event that came since.
+                if let Sweep::Release(awaited) = sweep {
+                    self.release_later([awaited]);
+                }
                 return;
             }
             let service = self.clone();
