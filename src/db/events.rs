@@ -33,7 +33,7 @@ pub struct NewEvent<'a> {
 /// Records events; a unique violation of [`PRIMARY_KEY`] means that one of them is recorded already.
 ///
 /// Waits for a transaction that is recording one of the same events until that one commits or rolls back. Give the events
-/// in the order of their ids, so that two transactions never wait for each other.
+/// in the order of their ids, so that two such statements cannot deadlock.
 pub async fn insert(conn: &Conn, rows: &[NewEvent<'_>]) -> QueryResult<usize> {
     fn column<'a, T>(rows: &[NewEvent<'a>], value: impl Fn(&NewEvent<'a>) -> T) -> Vec<T> {
         rows.iter().map(value).collect()

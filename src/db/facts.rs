@@ -50,13 +50,13 @@ pub struct Facts {
     /// The account that the object names, if it exists.
     #[diesel(sql_type = Nullable<SqlUuid>)]
     pub account_by_name: Option<Uuid>,
-    /// The local plan of the first of these accounts.
+    /// The local plan of [`Facts::account`].
     #[diesel(sql_type = Nullable<Text>)]
     pub local_plan: Option<String>,
-    /// Whether parked events have yet to be looked for since that account was linked.
+    /// Whether parked events have yet to be looked for since [`Facts::account`] was linked.
     #[diesel(sql_type = Bool)]
     pub has_new_links: bool,
-    /// When the oldest local row of that account was made.
+    /// When the oldest local row of [`Facts::account`] was made.
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub local_row_since: Option<DateTime<Utc>>,
     /// The time of the transaction, by the database's clock.

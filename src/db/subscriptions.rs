@@ -130,7 +130,7 @@ impl Row {
 
 /// The rows of Stripe subscriptions, locked until the transaction ends.
 ///
-/// Always in the order of the ids, so that two transactions never wait for each other.
+/// Always in the order of the ids, so that two such statements cannot deadlock.
 pub async fn lock(conn: &Conn, stripe_subscription_ids: &[&str]) -> QueryResult<Vec<Row>> {
     table::table
         .filter(table::stripe_subscription_id.eq_any(stripe_subscription_ids).assume_not_null())

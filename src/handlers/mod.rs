@@ -35,11 +35,12 @@ use crate::stripe::{Checkout, Event, Kind, PricePlans, SubscriptionError};
 /// The outcome of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The subscription now shows this event's state.
+    /// What the event says is shown now, or was shown already.
     Applied,
-    /// A newer state was already there; nothing changed.
+    /// A newer state was there already, so that this event's is not shown. The row may still have moved, or have taken over
+    /// a local row.
     Stale,
-    /// A type that no handler wants, or an event that may not act.
+    /// An event of a type without a handler, or of the mode that `STRIPE_MODE` excludes.
     Ignored,
     /// The customer is linked to no account yet, or the invoice's subscription has no row yet.
     Parked,
@@ -117,7 +118,8 @@ pub struct Handled {
     pub account_id: Option<Uuid>,
     /// Notes for the log and the metrics.
     pub notes: Vec<Note>,
-    /// Parked events that waited for one of these can be applied once this is committed.
+    /// What parked events may wait for: they are looked for once this is committed. A parked event names what it waits for
+    /// itself, because that may have been committed meanwhile.
     pub releases: Vec<Awaited>,
 }
 
@@ -244,7 +246,7 @@ async fn dispatch(conn: &mut Conn, work: &mut Work, ctx: Context<'_>, event: &Ev
         handled.notes.push(Note::OtherMode { event_id: event.id.clone(), livemode: event.livemode });
         return Ok(handled);
     }
-    // Also for an event that is parked itself, such as an invoice whose subscription's first event is.
+    // Also if this event will be parked: it may be an invoice, and a parked event may be the one that makes its row.
     let newly_linked = facts.account().filter(|_| facts.has_new_links);
     let mut handled = match event.kind {
         Kind::SubscriptionCreated | Kind::SubscriptionChanged | Kind::SubscriptionDeleted => {

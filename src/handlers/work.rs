@@ -73,7 +73,7 @@ pub enum WriteError {
 }
 
 impl Work {
-    /// Locks the subscriptions' rows and looks up what is known of the events, in one flight. The look-up is sent behind
+    /// Locks the subscriptions' rows and looks up what is known of the events, in one round trip. The look-up is sent behind
     /// the locking statement, so that it sees what the lock waited for.
     pub async fn load(conn: &Conn, ctx: Context<'_>, submissions: &[&Submission]) -> QueryResult<Self> {
         let mut ids: Vec<_> =
@@ -183,7 +183,7 @@ impl Work {
         self.records.is_empty() && self.rows.values().all(|tracked| !tracked.is_changed())
     }
 
-    /// Writes everything in one flight: the idempotency rows, the subscriptions' rows and their changes.
+    /// Writes everything in one round trip: the idempotency rows, the subscriptions' rows and their changes.
     ///
     /// # Errors
     /// [`WriteError`]; the transaction must then be rolled back.

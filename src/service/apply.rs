@@ -41,7 +41,7 @@ const BEGIN_ALONE: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan
 /// another transaction has locked. The batch is then rolled back, and each event goes alone.
 const BEGIN_BATCH: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL lock_timeout = '50ms'";
 
-/// The result of a delivery. It is on disk.
+/// The result of a delivery whose transaction is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// Recorded by this delivery.
@@ -60,7 +60,7 @@ impl Recorded {
     }
 }
 
-/// An event that was applied, once the transaction is committed.
+/// What a transaction that committed leaves to do for one of its events.
 #[derive(Debug)]
 struct Applied {
     recorded: Recorded,
@@ -127,8 +127,7 @@ impl Service {
         if batch.is_empty() {
             return;
         }
-        // Older events of a subscription first, so that none becomes stale because of its place in the batch. Subscriptions
-        // in the same order in every replica, so that two batches do not wait for each other's rows.
+        // Older events of a subscription first, so that none becomes stale because of its place in the batch.
         batch.sort_by(|one, other| order(&one.submission).cmp(&order(&other.submission)));
         let submissions: Vec<_> = batch.iter().map(|entry| &entry.submission).collect();
         let answers = Answers::none_yet(self.parts().stripe.is_some());
@@ -157,7 +156,8 @@ impl Service {
                 // The answer to a COMMIT may be lost; alone each event is a duplicate then, which releases nothing.
                 self.release_later(batch.iter().flat_map(|entry| awaited_by_others(&entry.submission.event)));
                 if let Ok(Err(error)) = failed {
-                    log::debug!("a batch of {} events is applied one by one: {error}", batch.len());
+                    let error = anyhow::Error::from(error);
+                    log::debug!("a batch of {} events is applied one by one: {error:#}", batch.len());
                 }
                 batch.into_iter().for_each(|entry| self.start_alone(entry));
             }
@@ -436,7 +436,8 @@ impl Service {
         self.parts().pool.get().await.map_err(AttemptError::Pool)
     }
 
-    /// A connection that answers. If it does not, all that were opened before now are dropped, and another is taken.
+    /// A connection that has just answered. If one does not, all that were opened before now are dropped, and another is
+    /// taken; after two of these, one that was not asked.
     pub(super) async fn connection(&self) -> Result<Pooled, AttemptError> {
         let mut conn = self.fast_connection().await?;
         for _ in 1..MAX_CLOSED {

@@ -89,7 +89,7 @@ impl From<JoinError> for ServiceError {
 pub(super) enum AttemptError {
     #[error("no connection to the database")]
     Pool(#[source] PoolError),
-    #[error("given up while it was under way")]
+    #[error("given up because the database went out of reach")]
     GivenUp(#[source] PoolError),
     #[error("timed out waiting for earlier events")]
     Queue,

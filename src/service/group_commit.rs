@@ -1,7 +1,7 @@
 //! Group commit: queues events and applies them in batches that share one COMMIT.
 //!
 //! Two workers, each with a queue of its own. A subscription always goes to the same worker, so that its events are never
-//! in two batches at once. A worker receives one event, takes what else is queued, applies the batch, and goes on. What is
+//! in two batches of this server at once. A worker receives one event, takes what else is queued, applies the batch, and goes on. What is
 //! queued grows with the load, and with it the batch; a lone event does not wait.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -99,7 +99,7 @@ impl Receivers {
         for mut queue in self.0 {
             let apply = apply.clone();
             runtime.spawn(async move {
-                let mut batch = Vec::with_capacity(MAX_BATCH);
+                let mut batch = Vec::new();
                 while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
                     // A panic must not end the worker. The events' submitters learn of it, since their answers are dropped.
                     let applied = AssertUnwindSafe(apply(std::mem::take(&mut batch))).catch_unwind().await;

@@ -138,7 +138,7 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// How long one attempt at a transaction may take; in the long way, waiting for a connection included. Longer than the
+/// How long one attempt at a transaction may take, waiting for a connection included. Longer than the
 /// time limits of the session, which catch what the server itself can notice.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(20);
 

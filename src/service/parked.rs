@@ -1,6 +1,6 @@
 //! Parked events, applied once what they wait for is there: through the same path as deliveries, oldest first, in pages.
 //!
-//! Three things look for them. An event that links a customer or makes a row does, once it is committed; one that is parked
+//! Four look for them. An event that links a customer or makes a row does, once it is committed; one that is parked
 //! does, too, since what it waits for may have been committed meanwhile. So whichever of two transactions commits last sees
 //! the other. A link over the API does. And a sweep does, for links that were made with SQL (triggers mark their accounts),
 //! and now and then for what a crash left.
@@ -70,7 +70,7 @@ const SWEPT_ACCOUNTS: i64 = 1_000;
 /// How many failed events one sweep tries again.
 const MAX_RETRIES: usize = 1_000;
 
-/// What a sweep has run, once at a time.
+/// Work that a sweep starts. The same work never runs twice at the same time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Sweep {
     Release(Awaited),
@@ -110,7 +110,7 @@ impl Service {
             Err(error) => {
                 log::log!(
                     error.log_level(log::Level::Warn),
-                    "cannot look for parked events, the next sweep will: {}",
+                    "cannot look for parked events now, a sweep will look again: {}",
                     error.chain()
                 );
                 self.release_later(awaited);
@@ -154,7 +154,7 @@ impl Service {
             if let Err(error) = self.release(&awaited, with_failed).await {
                 log::log!(
                     error.log_level(log::Level::Warn),
-                    "cannot apply the events parked for {awaited:?}, the next sweep will: {}",
+                    "cannot apply the events parked for {awaited:?} now, a sweep will try again: {}",
                     error.chain()
                 );
                 self.release_later([awaited]);

@@ -7,8 +7,8 @@ use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 
 use crate::stripe::Event;
 
-/// Customers share a turn if their ids have the same hash modulo this number.
-const STRIPES: usize = 1_024;
+/// Customers whose ids have the same hash modulo this number take turns with each other.
+const SLOTS: usize = 1_024;
 
 /// How many connections are left to the batches, one for each worker.
 const LEFT_TO_BATCHES: u32 = 2;
@@ -16,7 +16,7 @@ const LEFT_TO_BATCHES: u32 = 2;
 /// The turns.
 #[derive(Debug)]
 pub(super) struct Turns {
-    stripes: Vec<Mutex<()>>,
+    slots: Vec<Mutex<()>>,
     connections: Semaphore,
 }
 
@@ -25,7 +25,7 @@ impl Turns {
     pub(super) fn new(pool_size: u32) -> Self {
         let connections = pool_size.saturating_sub(LEFT_TO_BATCHES).max(1);
         Self {
-            stripes: std::iter::repeat_with(Mutex::default).take(STRIPES).collect(),
+            slots: std::iter::repeat_with(Mutex::default).take(SLOTS).collect(),
             connections: Semaphore::new(usize::try_from(connections).unwrap_or(1)),
         }
     }
@@ -34,9 +34,9 @@ impl Turns {
     pub(super) async fn take(&self, event: &Event) -> Option<MutexGuard<'_, ()>> {
         let mut hasher = DefaultHasher::new();
         event.customer_id.as_ref().or(event.subscription_id.as_ref()).unwrap_or(&event.id).hash(&mut hasher);
-        let index = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or_default();
-        match self.stripes.get(index) {
-            Some(stripe) => Some(stripe.lock().await),
+        let index = usize::try_from(hasher.finish() % SLOTS as u64).unwrap_or_default();
+        match self.slots.get(index) {
+            Some(slot) => Some(slot.lock().await),
             None => None,
         }
     }
