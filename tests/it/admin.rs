@@ -669,6 +669,28 @@ async fn the_overview_counts_what_came_and_stands_when_the_database_does_not() {
     assert_eq!(visitor.get("/admin/events").await.status, 503);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_open_the_overview_at_once_share_one_reading() {
+    let app = TestApp::start().await;
+    let locker = app.database.client().await;
+    locker.batch_execute("BEGIN; LOCK TABLE stripe_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let pages = (0..12).map(|_| {
+        let page = app.http.get(app.url("/admin")).bearer_auth(ADMIN_TOKEN).header(ACCEPT, "text/html");
+        async { page.send().await.unwrap().status().as_u16() }
+    });
+    let counting = "pg_stat_activity WHERE query LIKE '%date_trunc(''hour''%' AND wait_event_type = 'Lock'
+                    AND datname = current_database()";
+    let release = async {
+        app.wait_for_count(counting, 1, Duration::from_secs(5)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let sessions = app.count(counting).await;
+        locker.batch_execute("ROLLBACK").await.unwrap();
+        sessions
+    };
+    let (statuses, sessions) = tokio::join!(futures_util::future::join_all(pages), release);
+    assert_eq!((statuses, sessions), (vec![200; 12], 1));
+}
+
 /// The overview, once it holds the text: findings are read anew after a short time.
 async fn overview_with(visitor: &mut Visitor<'_>, text: &str) -> Page {
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use subledger::stripe::trust::Mode;
 
 use crate::support::events::{checkout, completed, invoice, subscription, thin, updated};
-use crate::support::{Event, Settings, StripeApi, TestApp, fixture};
+use crate::support::{Event, Settings, StripeApi, TestApp, fixture, job};
 
 const UPDATED: &str = "v1.customer.subscription.updated";
 
@@ -282,4 +282,15 @@ async fn a_notification_of_the_other_mode_can_be_replayed_once_the_mode_is_right
         assert_eq!(app.admin(Method::POST, path, None).await.body["outcome"], "duplicate");
         assert_eq!(app.deliver(&notification).await.outcome(), "duplicate");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thin_invoice_that_waits_for_its_subscription_is_not_tried_for_its_customers_sake() {
+    let (stripe, app) = start().await;
+    let invoice = invoice("in_1", "cus_1", "sub_1");
+    stripe.has(&invoice);
+    let notification = thin("evt_test_1", "v1.invoice.paid", 100, &invoice, None);
+    assert_eq!(app.deliver(&notification).await.outcome(), "parked");
+    let ran = job::run(&app, None, &["replay", "--parked"]).await;
+    assert_eq!(ran.out, "nothing to replay, 1 stay parked\n");
 }
