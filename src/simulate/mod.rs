@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::DateTime;
+use diesel_async::SimpleAsyncConnection;
 use rand::RngExt;
 use reqwest::Client;
 
@@ -260,6 +261,8 @@ impl Simulate {
         loop {
             let attempt = async {
                 let mut conn: Conn = run.database.connect_read_only().await?;
+                // One snapshot of all tables: a sweep may just be applying what was parked.
+                conn.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
                 anyhow::Ok(expected.compare(&mut conn).await?)
             };
             match attempt.await {
