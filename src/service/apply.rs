@@ -282,7 +282,13 @@ impl Service {
                 }
                 // A connection of the pool may have died while it was idle, or been opened on what is a standby now.
                 (Class::Connection, _) if !was_reconnected => was_reconnected = true,
-                (_, error) => return Err(error),
+                (_, error) => {
+                    // The first attempt may have committed, and only its answer have been lost.
+                    if was_reconnected {
+                        self.release_later(awaited_by_others(&submission.event));
+                    }
+                    return Err(error);
+                }
             }
         }
     }
