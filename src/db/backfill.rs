@@ -9,6 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Conn;
+use super::parked::is_of_invoice;
 use super::schema::subscriptions as table;
 
 /// A row of a Stripe subscription whose newer columns are not of the event that it shows.
@@ -67,12 +68,14 @@ pub struct FilledInvoice {
 
 /// The next outdated rows by id, locked until the transaction ends. Rows that somebody else holds are left out.
 pub async fn lock_outdated(conn: &mut Conn, after: Uuid, limit: i64) -> QueryResult<Vec<Outdated>> {
-    diesel::sql_query(
+    diesel::sql_query(concat!(
         "SELECT s.id, s.stripe_subscription_id, s.plan, s.last_event_id, s.latest_invoice_event_created, a.local_plan,
                 (SELECT payload::text FROM stripe_events WHERE id = s.last_event_id) AS payload,
                 (SELECT payload::text FROM stripe_events
                  WHERE subscription_id = s.stripe_subscription_id AND created = s.latest_invoice_event_created
-                   AND type LIKE 'invoice.%' AND payload #>> '{data,object,id}' = s.latest_invoice_id
+                   AND ",
+        is_of_invoice!(),
+        " AND payload #>> '{data,object,id}' = s.latest_invoice_id
                  ORDER BY id DESC LIMIT 1) AS invoice_payload
          FROM subscriptions s
          JOIN accounts a ON a.id = s.account_id
@@ -81,7 +84,7 @@ pub async fn lock_outdated(conn: &mut Conn, after: Uuid, limit: i64) -> QueryRes
          ORDER BY s.id
          LIMIT $2
          FOR NO KEY UPDATE OF s SKIP LOCKED",
-    )
+    ))
     .bind::<SqlUuid, _>(after)
     .bind::<BigInt, _>(limit)
     .load(conn)
