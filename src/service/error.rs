@@ -43,13 +43,12 @@ impl ServiceError {
         }
     }
 
-    /// Whether only this event is concerned: Stripe did not answer, a lock or a statement timed out, or each attempt was in
-    /// conflict with something else. Otherwise the database is out of reach or too busy, which concerns all events.
+    /// Whether only this event is concerned: Stripe did not answer, or the database did not in time, or another transaction
+    /// was in the way. Otherwise the database is out of reach or too busy, which concerns all events.
     pub(super) fn is_of_one_event(&self) -> bool {
         let (Self::Unavailable(error) | Self::Failed(error)) = self;
         error.downcast_ref::<AttemptError>().is_some_and(|error| {
-            error.reason() == FailureReason::Stripe
-                || matches!(error.class(), Class::Timeout | Class::Conflict) && !matches!(error, AttemptError::Queue)
+            error.reason() == FailureReason::Stripe || matches!(error, AttemptError::TimedOut) || error.was_blocked()
         })
     }
 
@@ -206,6 +205,12 @@ impl AttemptError {
             (_, Class::Event) => FailureReason::Handler,
             _ => FailureReason::Database,
         }
+    }
+
+    /// Whether the database answers, and another transaction was in the way: a lock or a statement timed out, or each
+    /// attempt was in conflict with something else.
+    pub(super) fn was_blocked(&self) -> bool {
+        matches!(self, Self::Server { .. }) && matches!(self.class(), Class::Timeout | Class::Conflict)
     }
 
     /// Whether the answer to a COMMIT may have been lost.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use super::ServiceError;
+use super::error::AttemptError;
 use crate::stripe::api::{ApiError, EndpointError};
 
 /// How often a piece of work is tried again.
@@ -79,14 +80,16 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<StatusCode> {
     }
 }
 
-/// The failure of one event in words, or the end of the job: what is out of reach for one is so for all.
+/// The failure of one event in words, or the end of the job: what is out of reach for one is so for all. Stripe may refuse
+/// one object alone, and another transaction may hold the lock of one row alone.
 ///
 /// # Errors
 /// Where the service is unavailable.
 pub fn failure_of_its_own(error: ServiceError) -> anyhow::Result<String> {
+    let was_blocked = |error: &anyhow::Error| error.downcast_ref().is_some_and(AttemptError::was_blocked);
     match error {
         ServiceError::Failed(error) => Ok(format!("{error:#}")),
-        ServiceError::Unavailable(error) if is_refused(&error) => Ok(format!("{error:#}")),
+        ServiceError::Unavailable(error) if is_refused(&error) || was_blocked(&error) => Ok(format!("{error:#}")),
         ServiceError::Unavailable(error) => Err(error.context("stopped; what is done is kept, run it again")),
     }
 }

@@ -288,6 +288,25 @@ async fn one_that_stripe_refuses_fails_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_whose_row_is_locked_by_another_transaction_fails_alone() {
+    let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
+    app.account_of("cus_1").await;
+    app.execute(
+        "CREATE FUNCTION locked() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'it is locked' USING ERRCODE = 'lock_not_available'; END $$;
+         CREATE TRIGGER locked BEFORE INSERT ON subscriptions FOR EACH ROW
+             WHEN (NEW.stripe_subscription_id = 'sub_0050') EXECUTE FUNCTION locked()",
+    )
+    .await;
+    stripe.lists_events(&[]);
+    stripe.lists_subscriptions(&many(600));
+    let ran = import(&app, &stripe, &[]).await;
+    ran.ends_with(1);
+    assert_eq!(ran.lines("600 subscriptions"), ["600 subscriptions: 299 applied, 1 failed, 300 parked"]);
+    assert!(ran.lines("sub_0050 failed: ")[0].contains("55P03"), "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_newest_events_are_read() {
     let (app, stripe) = (TestApp::start().await, StripeApi::start().await);
     app.account_of("cus_1").await;
