@@ -26,7 +26,7 @@ pub(super) async fn apply(
     let link = link(conn, work, ctx, event).await?;
     let place = Place::of(conn, work, ctx, event, &mut notes).await?;
     let Some(place) = place else {
-        let releases = subscription::awaited_placement(ctx, event);
+        let releases = ctx.policy.awaited_placement(event);
         return Ok(Handled { notes, releases, ..Handled::new(Outcome::Parked, None) });
     };
     let account_id = place.account_id;

@@ -166,6 +166,22 @@ pub struct Policy {
     pub entitlement: Settings,
 }
 
+impl Policy {
+    /// The accounts of ours that the object names, as far as the names count.
+    pub(crate) fn trusted_names<'a>(&self, event: &'a Event) -> &'a [Uuid] {
+        let is_trusted =
+            event.connect_account.as_ref().is_none_or(|connect_account| self.trust.trusts(connect_account));
+        if is_trusted { &event.named_account_ids } else { &[] }
+    }
+
+    /// What makes a place for an event that belongs to no account yet. An account that it may not name is nothing to wait
+    /// for.
+    pub(crate) fn awaited_placement(&self, event: &Event) -> Vec<Awaited> {
+        let customers = event.customer_ids.iter().map(|customer| Awaited::Customer(customer.clone()));
+        customers.chain(self.trusted_names(event).iter().map(|id| Awaited::Account(*id))).collect()
+    }
+}
+
 /// Whether several events share the transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
@@ -193,13 +209,6 @@ impl Context<'_> {
             Sharing::Batch => Err(HandlerError::GoesAlone),
             Sharing::Alone => Ok(()),
         }
-    }
-
-    /// The accounts of ours that the object names, as far as the names count.
-    pub(crate) fn trusted_names<'a>(&self, event: &'a Event) -> &'a [Uuid] {
-        let is_trusted =
-            event.connect_account.as_ref().is_none_or(|connect_account| self.policy.trust.trusts(connect_account));
-        if is_trusted { &event.named_account_ids } else { &[] }
     }
 }
 
@@ -270,7 +279,7 @@ async fn dispatch(conn: &mut Conn, work: &mut Work, ctx: Context<'_>, event: &Ev
 }
 
 fn untrusted_name(ctx: Context<'_>, event: &Event) -> Option<Note> {
-    let is_ignored = !event.named_account_ids.is_empty() && ctx.trusted_names(event).is_empty();
+    let is_ignored = !event.named_account_ids.is_empty() && ctx.policy.trusted_names(event).is_empty();
     let connect_account = event.connect_account.clone().filter(|_| is_ignored)?;
     Some(Note::UntrustedName { event_id: event.id.clone(), connect_account })
 }

@@ -28,7 +28,7 @@ pub(super) async fn apply(
     let mut notes = Vec::new();
     let Some(place) = Place::of(conn, work, ctx, event, &mut notes).await? else {
         // Another transaction may link the customer before this one commits, and look for parked events too early.
-        let releases = awaited_placement(ctx, event);
+        let releases = ctx.policy.awaited_placement(event);
         return Ok(Handled { notes, releases, ..Handled::new(Outcome::Parked, None) });
     };
     let mut handled = Handled { notes, ..Handled::new(Outcome::Applied, Some(place.account_id)) };
@@ -36,12 +36,6 @@ pub(super) async fn apply(
     handled.outcome = store(conn, work, ctx, event, place, shown, &mut handled).await?;
     place.keep(work, event);
     Ok(handled)
-}
-
-/// What an event that no account is found for may wait for. An account that it may not name is nothing to wait for.
-pub(super) fn awaited_placement(ctx: Context<'_>, event: &Event) -> Vec<Awaited> {
-    let customers = event.customer_ids.iter().map(|customer| Awaited::Customer(customer.clone()));
-    customers.chain(ctx.trusted_names(event).iter().map(|id| Awaited::Account(*id))).collect()
 }
 
 /// The state that an event shows.

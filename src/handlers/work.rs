@@ -268,7 +268,7 @@ pub fn is_violation_of(error: &DieselError, constraint: &str) -> bool {
 }
 
 fn reference<'a>(ctx: Context<'_>, event: &'a Event) -> Reference<'a> {
-    let mut names = ctx.trusted_names(event).iter().copied();
+    let mut names = ctx.policy.trusted_names(event).iter().copied();
     Reference {
         event_id: &event.id,
         subscription_id: event.subscription_id.as_deref(),

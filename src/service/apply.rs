@@ -154,7 +154,7 @@ impl Service {
             // One event's failure, or panic, must not fail the others.
             failed => {
                 // The answer to a COMMIT may be lost; alone each event is a duplicate then, which releases nothing.
-                self.release_later(batch.iter().flat_map(|entry| awaited_by_others(&entry.submission.event)));
+                batch.iter().for_each(|entry| self.release_around(&entry.submission.event));
                 if let Ok(Err(error)) = failed {
                     let error = anyhow::Error::from(error);
                     log::debug!("a batch of {} events is applied one by one: {error:#}", batch.len());
@@ -173,7 +173,7 @@ impl Service {
             let result = tokio::select! {
                 result = AssertUnwindSafe(service.run_alone(&submission, Ending::Commit)).catch_unwind() => result,
                 () = entry.answer.closed() => {
-                    service.release_later(awaited_by_others(&submission.event));
+                    service.release_around(&submission.event);
                     return;
                 }
             };
@@ -182,7 +182,7 @@ impl Service {
                     // For one that is applied again, a second attempt after a lost answer is no duplicate.
                     if submission.recording != Recording::First && applied.recorded != Recorded::First(Outcome::Parked)
                     {
-                        service.release_later(awaited_by_others(&submission.event));
+                        service.release_around(&submission.event);
                     }
                     service.finish_releasing(vec![(entry, applied)]);
                 }
@@ -198,7 +198,7 @@ impl Service {
     fn finish(&self, entry: Entry, applied: Applied) {
         // It may be that the answer to the COMMIT of an attempt was lost, and that nothing was released after it.
         if applied.recorded == Recorded::Duplicate {
-            self.release_later(awaited_by_others(&entry.submission.event));
+            self.release_around(&entry.submission.event);
         }
         self.count(&entry.submission, applied.recorded);
         // What there is to log of a parked event was logged when it arrived.
@@ -285,7 +285,7 @@ impl Service {
                 (_, error) => {
                     // The first attempt may have committed, and only its answer have been lost.
                     if was_reconnected {
-                        self.release_later(awaited_by_others(&submission.event));
+                        self.release_around(&submission.event);
                     }
                     return Err(error);
                 }
@@ -509,12 +509,6 @@ impl Drop for OpenTransaction<'_> {
             <Conn as AsyncConnection>::TransactionManager::transaction_manager_status_mut(conn).set_in_error();
         }
     }
-}
-
-/// What an event may have made that parked ones wait for, and what it may wait for itself.
-pub(super) fn awaited_by_others(event: &Event) -> Vec<Awaited> {
-    let subscription = event.subscription_id.iter().map(|id| Awaited::Subscription(id.clone()));
-    subscription.chain(event.customer_ids.iter().map(|id| Awaited::Customer(id.clone()))).collect()
 }
 
 /// The sort key of the events of a batch.

@@ -6,13 +6,14 @@
 //! and now and then for what a crash left.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, FuturesUnordered};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -64,6 +65,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(3_600);
 const RELEASES_AT_ONCE: usize = 8;
 const SWEEP_PATIENCE: Duration = Duration::from_millis(250);
 
+/// For how much that parked events may wait for one query of a sweep looks.
+const LOOKED_FOR_AT_ONCE: usize = 1_000;
+
 /// How many accounts one sweep takes on at a time.
 const SWEPT_ACCOUNTS: i64 = 1_000;
 
@@ -95,6 +99,7 @@ impl Drop for RunningSweep {
 /// A failed attempt at a parked event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FailedParked {
+    began_at: Instant,
     at: Instant,
     /// How long releases pass over the event.
     pause: Duration,
@@ -135,6 +140,13 @@ impl Service {
             return;
         }
         self.inner.unreleased.lock().unwrap_or_else(PoisonError::into_inner).extend(awaited);
+    }
+
+    /// Has the next sweep look for what this event may have made that parked ones wait for, and for what it may wait for
+    /// itself: it may be committed although its answer was lost.
+    pub(super) fn release_around(&self, event: &Event) {
+        let subscription = event.subscription_id.iter().map(|id| Awaited::Subscription(id.clone()));
+        self.release_later(subscription.chain(self.parts().policy.awaited_placement(event)));
     }
 
     /// [`Service::release`] that goes on after the answer if it takes long.
@@ -248,9 +260,11 @@ impl Service {
         let asked = Instant::now();
         let turn = self.turn_of_parked(&parked.id);
         let _turn = turn.lock().await;
+        // One that began before may not have seen what this release is for.
         if self.has_failed_since(&parked.id, asked) {
             return Ok(());
         }
+        let began_at = Instant::now();
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             let recording = Recording::Again(Outcome::Parked.as_str().to_owned());
@@ -261,12 +275,12 @@ impl Service {
                 }
                 Err(ServiceError::Failed(error)) => {
                     log::error!("parked event {} failed: {error:#}", parked.id);
-                    self.note_failed(parked.id, false);
+                    self.note_failed(parked.id, began_at, false);
                     break;
                 }
                 Err(error) if error.is_of_one_event() => {
                     log::warn!("parked event {} is tried again later: {}", parked.id, error.chain());
-                    self.note_failed(parked.id, true);
+                    self.note_failed(parked.id, began_at, true);
                     break;
                 }
                 Err(error) if attempt == MAX_ATTEMPTS => return Err(error),
@@ -299,11 +313,11 @@ impl Service {
         self.inner.failed_parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_failed(&self, id: String, is_retried: bool) {
+    fn note_failed(&self, id: String, began_at: Instant, is_retried: bool) {
         let mut failed = self.failed_parked();
         let pause = failed.get(&id).map_or(FIRST_RETRY, |failed| (failed.pause * 2).min(LONGEST_RETRY));
         let pause = if is_retried { pause } else { FAILED_FOR };
-        failed.insert(id, FailedParked { at: Instant::now(), pause, is_retried });
+        failed.insert(id, FailedParked { began_at, at: Instant::now(), pause, is_retried });
     }
 
     /// Whether a parked event failed so short a time ago that another release need not try it.
@@ -311,8 +325,9 @@ impl Service {
         self.failed_parked().get(id).is_some_and(|failed| failed.is_retried || failed.at.elapsed() < failed.pause)
     }
 
+    /// Whether an attempt that began at `since` or later failed.
     fn has_failed_since(&self, id: &str, since: Instant) -> bool {
-        self.failed_parked().get(id).is_some_and(|failed| failed.at >= since)
+        self.failed_parked().get(id).is_some_and(|failed| failed.began_at >= since)
     }
 
     /// Forgets the failures that are long past, and returns the events that are to be tried again now.
@@ -331,8 +346,17 @@ impl Service {
             let mut next_scan = Instant::now();
             while let Some(inner) = weak.upgrade() {
                 let service = Self { inner };
-                if let Err(error) = service.sweep(&mut next_scan).await {
-                    log::log!(error.log_level(log::Level::Warn), "cannot look for parked events: {}", error.chain());
+                // A panic must not end the sweeps.
+                match AssertUnwindSafe(service.sweep(&mut next_scan)).catch_unwind().await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        log::log!(
+                            error.log_level(log::Level::Warn),
+                            "cannot look for parked events: {}",
+                            error.chain()
+                        );
+                    }
+                    Err(_) => log::error!("looking for parked events panicked"),
                 }
                 drop(service);
                 tokio::time::sleep(SWEEP_EVERY).await;
@@ -342,8 +366,9 @@ impl Service {
 
     async fn sweep(&self, next_scan: &mut Instant) -> Result<(), ServiceError> {
         let unreleased = std::mem::take(&mut *self.inner.unreleased.lock().unwrap_or_else(PoisonError::into_inner));
-        if !unreleased.is_empty() {
-            let found = self.with_parked(unreleased.into_iter().collect()).await;
+        let unreleased: Vec<_> = unreleased.into_iter().collect();
+        for awaited in unreleased.chunks(LOOKED_FOR_AT_ONCE) {
+            let found = self.with_parked(awaited.to_vec()).await;
             self.start_releases(found.into_iter().map(Sweep::Release).collect()).await;
         }
         self.start_releases(self.due_retries().into_iter().map(Sweep::Retry).collect()).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Service;
-use super::apply::{Recorded, awaited_by_others};
+use super::apply::Recorded;
 use super::error::{AttemptError, Class, ServiceError};
 use crate::db::failures;
 use crate::handlers::{Note, Outcome, Recording, Submission};
@@ -34,7 +34,7 @@ impl Service {
     /// Records a failed attempt in a transaction of its own, and returns the error for the submitter.
     pub(super) async fn record_failed(&self, event: &Event, error: AttemptError) -> ServiceError {
         if error.may_have_committed() {
-            self.release_later(awaited_by_others(event));
+            self.release_around(event);
         }
         self.parts().metrics.failure(error.reason());
         if error.class() == Class::DiskFull {

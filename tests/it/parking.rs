@@ -189,6 +189,46 @@ async fn a_link_made_by_sql_tries_an_event_again_that_failed_just_before() {
     assert_eq!(app.count("event_failures").await, 1, "each link tried it once");
 }
 
+/// The attempt that fails began before the second customer was linked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_tries_an_event_again_whose_attempt_from_before_it_fails_after_it() {
+    let app = TestApp::start().await;
+    app.execute(
+        "CREATE SEQUENCE attempts;
+         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 -- In a batch, then alone; the first of them waits for no more than 50 ms.
+                 IF nextval('attempts') <= 2 THEN
+                     PERFORM pg_advisory_xact_lock(1);
+                     RAISE EXCEPTION 'too early';
+                 END IF;
+                 RETURN NEW;
+             END $$;
+         CREATE TRIGGER fail BEFORE INSERT ON subscriptions FOR EACH ROW EXECUTE FUNCTION fail()",
+    )
+    .await;
+    park(&app, [created("evt_1", 100, subscription("sub_1", "cus_1", "active", 1))]).await;
+    app.execute("SELECT pg_advisory_lock(1)").await;
+    let account = Uuid::new_v4();
+    let first = app.create_account(json!({"id": account, "name": "Acme", "stripe_customer_id": "cus_1"}));
+    let second = async {
+        app.wait_for_count("attempts WHERE last_value = 2", 1, SWEPT).await;
+        let path = format!("/api/v1/accounts/{account}");
+        let patch = app.admin(Method::PATCH, &path, Some(json!({"stripe_customer_id": "cus_2"})));
+        let unlock = async {
+            app.wait_for_count("accounts WHERE stripe_customer_id = 'cus_2'", 1, SWEPT).await;
+            // Its release waits for the attempt that is under way.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            app.execute("SELECT pg_advisory_unlock(1)").await;
+        };
+        tokio::join!(patch, unlock).0
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!((first.status, second.status), (201, 200), "{first:?} {second:?}");
+    assert_eq!(app.event_row("evt_1").await["outcome"], "applied");
+    assert_eq!(app.count("event_failures").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_names_an_account_waits_for_it() {
     let app = TestApp::start().await;

@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use serde_json::json;
 use tokio_postgres::NoTls;
+use uuid::Uuid;
 
 use super::behind_proxy;
 use super::load::{Load, Size};
 use crate::support::database::Database;
 use crate::support::events::{created, subscription, updated};
 use crate::support::proxy::Proxy;
-use crate::support::{Settings, TestApp};
+use crate::support::{SWEPT, Settings, TestApp};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_whose_commits_answer_was_lost_is_a_duplicate_when_it_is_tried_again() {
@@ -33,6 +34,35 @@ async fn an_event_whose_commits_answer_was_lost_is_a_duplicate_when_it_is_tried_
         assert_eq!(app.deliver(event).await.outcome(), "duplicate");
     }
     assert_eq!(app.count("event_failures").await, 0);
+}
+
+/// The account is made while the event that names it is committing, so that neither of the two sees the other; then the
+/// answer to the event's commit is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_names_an_account_is_applied_although_its_parkings_answer_was_lost() {
+    let (proxy, app) = behind_proxy(Settings::default()).await;
+    app.execute(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$;
+         CREATE TRIGGER wait BEFORE INSERT ON stripe_events FOR EACH ROW EXECUTE FUNCTION wait()",
+    )
+    .await;
+    let account = Uuid::new_v4();
+    let mut object = subscription("sub_1", "cus_1", "active", 1);
+    object["metadata"]["account_id"] = json!(account);
+    app.execute("SELECT pg_advisory_lock(1)").await;
+    let rest = async {
+        // Not the batch: that waits for no more than 50 ms.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(app.create_account(json!({"id": account, "name": "Acme"})).await.status, 201);
+        app.wait_for_count("accounts WHERE has_new_links", 0, SWEPT).await;
+        proxy.lose_next_commits(1);
+        app.execute("SELECT pg_advisory_unlock(1)").await;
+    };
+    let (answer, ()) = join(app.deliver(created("evt_1", 100, object)), rest).await;
+    assert_eq!((answer.status, answer.outcome(), proxy.commits_lost()), (200, "duplicate", 1));
+    app.wait_for_count("stripe_events WHERE outcome = 'applied'", 1, SWEPT).await;
+    assert_eq!(app.subscription("sub_1").await["account_id"], json!(account));
 }
 
 #[tokio::test(flavor = "multi_thread")]
