@@ -177,6 +177,7 @@ impl Service {
     /// Applies what is parked for an account: for each of its customers, and for the account by its name. Rows of its
     /// customers that stand elsewhere by their metadata alone are moved first.
     async fn release_account(&self, account_id: Uuid, with_failed: bool) -> Result<(), ServiceError> {
+        let asked = Instant::now();
         let mut conn = self.connection().await?;
         let mark = accounts::new_links_of(&mut conn, account_id).await?;
         let customers = accounts::customers(&mut conn, account_id).await?;
@@ -187,7 +188,8 @@ impl Service {
         let moved = self.change(Moving { account_id }).await;
         let awaited: Vec<_> =
             customers.into_iter().map(Awaited::Customer).chain([Awaited::Account(account_id)]).collect();
-        let applied = join_all(awaited.iter().map(|awaited| self.apply_parked(Some(awaited), with_failed))).await;
+        let applied =
+            join_all(awaited.iter().map(|awaited| self.apply_parked(Some(awaited), asked, with_failed))).await;
         applied.into_iter().fold(moved, Result::and)?;
         // Only now: whoever dies before leaves the mark to the next sweep.
         if let Some(mark) = mark {
@@ -207,17 +209,22 @@ impl Service {
     async fn release(&self, awaited: &Awaited, with_failed: bool) -> Result<(), ServiceError> {
         match awaited {
             Awaited::Account(account_id) => Box::pin(self.release_account(*account_id, with_failed)).await,
-            _ => self.apply_parked(Some(awaited), with_failed).await,
+            _ => self.apply_parked(Some(awaited), Instant::now(), with_failed).await,
         }
     }
 
     /// Applies what waits for `awaited`, oldest first; for `None`, every parked event that looks as if it could be placed.
     /// One that fails stays parked, with a row in `event_failures`, and holds up no other. One that failed just now is
-    /// tried again only `with_failed`: after a link, which may have mended it.
+    /// tried again only `with_failed`: after a link, which may have mended it, and which was there when this was `asked` for.
     ///
     /// # Errors
     /// The database is out of reach; the release is to be run again.
-    async fn apply_parked(&self, awaited: Option<&Awaited>, with_failed: bool) -> Result<(), ServiceError> {
+    async fn apply_parked(
+        &self,
+        awaited: Option<&Awaited>,
+        asked: Instant,
+        with_failed: bool,
+    ) -> Result<(), ServiceError> {
         let mut after = parked::beginning();
         let mut in_flight = FuturesUnordered::new();
         loop {
@@ -236,7 +243,7 @@ impl Service {
                 if in_flight.len() >= IN_FLIGHT {
                     in_flight.next().await.transpose()?;
                 }
-                in_flight.push(self.apply_one(parked));
+                in_flight.push(self.apply_one(parked, asked, with_failed));
             }
             if is_last {
                 return in_flight.try_collect().await;
@@ -249,7 +256,7 @@ impl Service {
     ///
     /// # Errors
     /// The database is out of reach.
-    async fn apply_one(&self, parked: Parked) -> Result<(), ServiceError> {
+    async fn apply_one(&self, parked: Parked, asked: Instant, with_failed: bool) -> Result<(), ServiceError> {
         let event = match Event::parse(&Verified::from_own_tables(parked.payload)) {
             Ok(event) => Arc::new(event),
             Err(error) => {
@@ -257,11 +264,9 @@ impl Service {
                 return Ok(());
             }
         };
-        let asked = Instant::now();
         let turn = self.turn_of_parked(&parked.id);
         let _turn = turn.lock().await;
-        // One that began before may not have seen what this release is for.
-        if self.has_failed_since(&parked.id, asked) {
+        if self.has_failed_since(&parked.id, asked, with_failed) {
             return Ok(());
         }
         let began_at = Instant::now();
@@ -325,9 +330,11 @@ impl Service {
         self.failed_parked().get(id).is_some_and(|failed| failed.is_retried || failed.at.elapsed() < failed.pause)
     }
 
-    /// Whether an attempt that began at `since` or later failed.
-    fn has_failed_since(&self, id: &str, since: Instant) -> bool {
-        self.failed_parked().get(id).is_some_and(|failed| failed.began_at >= since)
+    /// Whether an attempt failed meanwhile. After a link (`with_failed`) only one counts that began since: an earlier one may
+    /// not have seen the link.
+    fn has_failed_since(&self, id: &str, since: Instant, with_failed: bool) -> bool {
+        let counts = |failed: &FailedParked| if with_failed { failed.began_at >= since } else { failed.at >= since };
+        self.failed_parked().get(id).is_some_and(counts)
     }
 
     /// Forgets the failures that are long past, and returns the events that are to be tried again now.
@@ -414,7 +421,7 @@ impl Service {
                     Sweep::Release(awaited) => service.release_all([awaited.clone()], false).await,
                     Sweep::Retry(id) => service.retry(id).await,
                     Sweep::Scan => {
-                        if let Err(error) = service.apply_parked(None, false).await {
+                        if let Err(error) = service.apply_parked(None, Instant::now(), false).await {
                             log::warn!("cannot look through the parked events: {}", error.chain());
                         }
                     }
@@ -436,7 +443,7 @@ impl Service {
             let parked = parked::find(&mut conn, id).await?;
             drop(conn);
             match parked {
-                Some(parked) => self.apply_one(parked).await?,
+                Some(parked) => self.apply_one(parked, Instant::now(), false).await?,
                 // Applied meanwhile.
                 None => drop(self.failed_parked().remove(id)),
             }
